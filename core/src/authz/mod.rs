@@ -1,0 +1,4 @@
+//! Authorization.
+/// A compiled document.
+#[derive(Debug)]
+pub struct Rules {}

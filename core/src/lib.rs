@@ -1,0 +1,14 @@
+//! The sans-I/O core of the Azure proxy agent: bytes, time and answers in; bytes, deadlines and effects out.
+//!
+//! It parses HTTP, attributes, decides, signs and negotiates keys, and it never touches a socket, a file, a clock, a thread or a
+//! random number. Two shells (`runtime-blocking`, `runtime-smol`) run it for real; the `replay` module runs it from a text file.
+
+#![forbid(unsafe_code)]
+
+pub mod authz;
+pub mod effect;
+pub mod identity;
+pub mod limits;
+pub mod policy;
+pub mod sign;
+pub mod time;

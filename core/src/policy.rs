@@ -1,0 +1,27 @@
+//! The immutable snapshot that a request is decided by.
+
+use crate::authz::Rules;
+use crate::identity::PerDestination;
+use crate::sign::Signer;
+use crate::time::HostClock;
+use std::sync::Arc;
+
+/// Number of a published [`Policy`]; grows by one with each. Every decision and record carries it (SEC-09).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(pub u64);
+
+/// Everything that a decision depends on, as one value: a request pins the policy that is newest when its head is complete and
+/// uses it to the end. So guid and key, rules and switches can never be torn apart (S-32, W-61).
+///
+/// Only [`Agent`](crate::agent::Agent) makes policies after the first; shells swap an `Arc<Policy>` and nothing else.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Which one this is.
+    pub epoch: Epoch,
+    /// Compiled authorization documents; an endpoint without one is open to whoever passes the elevation gate (PX-68).
+    pub rules: PerDestination<Option<Arc<Rules>>>,
+    /// Guid and key as one value; `None` while no key is latched: requests are then forwarded unsigned (W-68).
+    pub signer: Option<Arc<Signer>>,
+    /// The host's clock (W-72).
+    pub host_clock: HostClock,
+}
