@@ -72,7 +72,7 @@ pub enum ConnEffect {
     Ask(LocalQuery),
     /// Write a record of the request that just ended (or was denied): [`summary`](crate::conn::ProxyConn::summary) has it. No
     /// answer; must be taken before the next input.
-    Report(Ledger),
+    Report(RecordKind),
     /// Close one side. No answer.
     Shutdown {
         /// Which.
@@ -84,7 +84,7 @@ pub enum ConnEffect {
 
 /// Which table a record belongs to (PX-104).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ledger {
+pub enum RecordKind {
     /// Every finished request.
     Normal,
     /// Failed authorization; a denied request appears in both.

@@ -57,15 +57,42 @@ impl Wall {
     /// Reads a date in the format of [`Wall::http_date`]; nothing else is accepted (W-71).
     #[must_use]
     pub fn parse_http_date(text: &[u8]) -> Option<Self> {
-        let &[_, _, _, b',', b' ', d1, d2, b' ', m1, m2, m3, b' ', y1, y2, y3, y4, b' ', h1, h2, b':', i1, i2, b':', s1, s2, b' ', b'G', b'M', b'T'] =
-            text
+        let &[
+            _,
+            _,
+            _,
+            b',',
+            b' ',
+            d1,
+            d2,
+            b' ',
+            m1,
+            m2,
+            m3,
+            b' ',
+            y1,
+            y2,
+            y3,
+            y4,
+            b' ',
+            h1,
+            h2,
+            b':',
+            i1,
+            i2,
+            b':',
+            s1,
+            s2,
+            b' ',
+            b'G',
+            b'M',
+            b'T',
+        ] = text
         else {
             return None;
         };
-        let num = |digits: &[u8]| {
-            digits.iter().try_fold(0u64, |n, d| d.is_ascii_digit().then(|| n * 10 + u64::from(d - b'0')))
-        };
-        let month = MONTHS.iter().position(|m| *m == [m1, m2, m3])? as u64 + 1;
+        let num = |digits: &[u8]| digits.iter().try_fold(0u64, |n, d| d.is_ascii_digit().then(|| n * 10 + u64::from(d - b'0')));
+        let month = MONTHS.iter().position(|m| **m == [m1, m2, m3])? as u64 + 1;
         let (day, year) = (num(&[d1, d2])?, num(&[y1, y2, y3, y4])?);
         let (hour, minute, second) = (num(&[h1, h2])?, num(&[i1, i2])?, num(&[s1, s2])?);
         if year < 1970 || day == 0 || hour > 23 || minute > 59 || second > 60 {
@@ -184,8 +211,7 @@ fn two(text: &mut [u8; 29], at: usize, value: u64) {
 }
 
 const WEEKDAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
-const MONTHS: [&[u8; 3]; 12] =
-    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+const MONTHS: [&[u8; 3]; 12] = [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
 struct Civil {
     year: u64,
