@@ -1,0 +1,29 @@
+//! The traversal guard (PX-44, PX-45): runs for every request, with and without a document.
+
+/// Whether a raw request path must be refused: it contains `//`, or `..` after percent-decoding once (PX-44).
+///
+/// Invalid escapes are left alone. Allocates nothing.
+#[must_use]
+pub fn traversal_guard(raw_path: &[u8]) -> bool {
+    let mut rest = raw_path;
+    let (mut slash, mut dot) = (false, false);
+    while let Some((first, tail)) = rest.split_first() {
+        let decoded = match rest {
+            // Both digits of an encoded dot have one form but for the letter's case.
+            [b'%', b'2', b'e' | b'E', after @ ..] => {
+                rest = after;
+                b'.'
+            }
+            _ => {
+                rest = tail;
+                *first
+            }
+        };
+        // An encoded slash is no slash here, and an encoded dot is no literal byte that could be one.
+        if (slash && decoded == b'/') || (dot && decoded == b'.') {
+            return true;
+        }
+        (slash, dot) = (decoded == b'/', decoded == b'.');
+    }
+    false
+}
