@@ -1,0 +1,39 @@
+//! The only place that asks a clock. Core gets the answer as a value.
+
+use azure_proxy_agent_core::time::{Mono, Now, Wall};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Both clocks, now: `CLOCK_BOOTTIME` (keeps counting while the machine sleeps, W-73) and `CLOCK_REALTIME`.
+#[must_use]
+pub fn now() -> Now {
+    Now { mono: mono(), wall: wall() }
+}
+
+/// `CLOCK_BOOTTIME` alone.
+#[must_use]
+pub fn mono() -> Mono {
+    Mono(nanos(clock_gettime(ClockId::Boottime)))
+}
+
+/// `CLOCK_REALTIME` alone; a clock set before 1970 counts as 1970.
+#[must_use]
+pub fn wall() -> Wall {
+    Wall(nanos(clock_gettime(ClockId::Realtime)))
+}
+
+fn nanos(t: Timespec) -> u64 {
+    let secs = u64::try_from(t.tv_sec).unwrap_or(0);
+    secs.saturating_mul(1_000_000_000).saturating_add(u64::try_from(t.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monotonic_time_does_not_go_back_and_wall_time_is_of_this_century() {
+        let (a, b) = (now(), now());
+        assert!(b.mono >= a.mono);
+        assert!(a.wall.secs() > 946_684_800 && a.wall.secs() < 4_102_444_800);
+    }
+}
