@@ -7,6 +7,7 @@
 
 pub mod authz;
 pub mod effect;
+pub mod exchange;
 pub mod http;
 pub mod identity;
 pub mod limits;

@@ -27,6 +27,10 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// How long a connection to a host may take to be established.
     pub connect_timeout: Duration,
+    /// How long one of the agent's own calls may take from its first byte to its last (W-07); connecting has its own bound.
+    pub exchange_timeout: Duration,
+    /// Largest response body of one of the agent's own calls (W-07).
+    pub exchange_body: usize,
     /// How long we wait for the caller to close after a response that ends the connection (RFC 9112 section 9.6).
     pub linger_timeout: Duration,
     /// Most client connections at a time (PX-14a).
@@ -49,6 +53,8 @@ impl Limits {
         head_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(60),
         connect_timeout: Duration::from_secs(5),
+        exchange_timeout: Duration::from_secs(30),
+        exchange_body: 1024 * 1024,
         linger_timeout: Duration::from_secs(2),
         connections: 1024,
         connections_per_user: 512,
