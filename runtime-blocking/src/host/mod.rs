@@ -1,3 +1,5 @@
 //! placeholder
+pub mod files;
+pub mod logfile;
 #[cfg(test)]
 pub(crate) mod scratch;

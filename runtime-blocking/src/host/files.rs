@@ -1,0 +1,276 @@
+//! Files of the agent: opened below a checked directory, without following links, replaced whole or not at all (FS-29, S-60).
+//!
+//! Everything goes through a [`Dir`], which holds the directory open: once checked it cannot be exchanged for another one.
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, fchmod, fstat, fsync, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// How a directory must be protected before we use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nobody else may look in: mode 0700 (FS-24, FS-25).
+    Private,
+    /// Everybody may look in, only its owner's side may change it (FS-26).
+    Shared,
+}
+
+impl Access {
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Private => 0o700,
+            Self::Shared => 0o755,
+        }
+    }
+}
+
+/// An open, checked directory.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens an existing directory: not a symbolic link, owned by us or root, not writable by strangers; a private one gets its
+    /// mode if it has another ("set at every start").
+    ///
+    /// # Errors
+    /// [`FileError`] that says what was refused, or the system's reason.
+    pub fn open(path: &Path, access: Access) -> Result<Self, FileError> {
+        // A trailing slash would make the kernel follow a link in spite of NOFOLLOW: rebuild the path without it.
+        let path: PathBuf = path.components().collect();
+        let fail = |cause| FileError { path: path.clone(), cause };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| fail(not_followed(e, Cause::NotADirectory, &path)))?;
+        let stat = fstat(&fd).map_err(|e| fail(e.into()))?;
+        if !is_ours(stat.st_uid) {
+            return Err(fail(Cause::Owner(stat.st_uid)));
+        }
+        let mode = stat.st_mode & 0o7777;
+        match access {
+            Access::Private if mode & 0o077 != 0 => fchmod(&fd, Mode::from_raw_mode(0o700)).map_err(|e| fail(e.into()))?,
+            Access::Shared if mode & 0o002 != 0 => return Err(fail(Cause::Writable(mode))),
+            Access::Private | Access::Shared => {}
+        }
+        Ok(Self { fd, path })
+    }
+
+    /// Opens a directory, making it (and its parents, mode 0755) if it does not exist.
+    ///
+    /// # Errors
+    /// As [`Dir::open`].
+    pub fn create(path: &Path, access: Access) -> Result<Self, FileError> {
+        let fail = |e: io::Error| FileError { path: path.to_path_buf(), cause: Cause::Io(e) };
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
+        }
+        match std::fs::DirBuilder::new().mode(access.mode()).create(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(fail(e)),
+            _ => Self::open(path, access),
+        }
+    }
+
+    /// Where it was when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a regular file of at most `limit` bytes, owned by us or root and writable by nobody else. `None` if there is none.
+    /// The bytes are overwritten when dropped.
+    ///
+    /// # Errors
+    /// [`FileError`]; nothing of the content is in its text.
+    pub fn read(&self, name: &str, limit: usize) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
+        let fail = |cause| self.error(name, cause);
+        check_name(name).map_err(fail)?;
+        // NONBLOCK: a planted FIFO must not hold us up.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(fail(not_followed(e, Cause::NotAFile, &self.path.join(name)))),
+        };
+        let stat = fstat(&fd).map_err(|e| fail(e.into()))?;
+        check_file(&stat).map_err(fail)?;
+        let size = usize::try_from(stat.st_size).ok().filter(|s| *s <= limit).ok_or_else(|| fail(Cause::TooLarge(limit)))?;
+        // Room for one byte more than the file has: the buffer never grows, so no copy of a secret stays behind in freed memory.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
+        File::from(fd).take(size as u64).read_to_end(&mut bytes).map_err(|e| fail(Cause::Io(e)))?;
+        Ok(Some(bytes))
+    }
+
+    /// Makes `name` hold exactly `bytes`: written to `temp` in this directory with its final mode, synced, renamed, directory
+    /// synced. Whatever happens, `name` has the old content or the new one; `temp` does not stay.
+    ///
+    /// # Errors
+    /// [`FileError`]; the old content is untouched, unless only the last sync failed.
+    pub fn replace(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
+        let fail = |cause| self.error(name, cause);
+        check_name(name).and_then(|()| check_name(temp)).map_err(fail)?;
+        let mode = Mode::from_raw_mode(mode as RawMode);
+        // A crash may have left one; EXCL below makes sure that what we write to is ours and new.
+        self.remove(temp)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, temp, flags, mode).map_err(|e| fail(e.into()))?;
+        let written = (|| {
+            // The umask may have taken bits away, never added any.
+            fchmod(&fd, mode)?;
+            let mut file = File::from(fd);
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            renameat(&self.fd, temp, &self.fd, name)?;
+            Ok::<(), io::Error>(())
+        })();
+        if let Err(e) = written {
+            let _ = unlinkat(&self.fd, temp, AtFlags::empty());
+            return Err(fail(Cause::Io(e)));
+        }
+        fsync(&self.fd).map_err(|e| fail(e.into()))
+    }
+
+    /// Removes a file; `false` if there was none.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn remove(&self, name: &str) -> Result<bool, FileError> {
+        check_name(name).map_err(|cause| self.error(name, cause))?;
+        match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.error(name, e.into())),
+        }
+    }
+
+    /// Opens a regular file for appending, making it with `mode`; an existing one gets that mode. Returns its size in bytes.
+    pub(super) fn append(&self, name: &str, mode: u32) -> Result<(File, u64), FileError> {
+        let fail = |cause| self.error(name, cause);
+        check_name(name).map_err(fail)?;
+        let mode = Mode::from_raw_mode(mode as RawMode);
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd =
+            openat(&self.fd, name, flags, mode).map_err(|e| fail(not_followed(e, Cause::NotAFile, &self.path.join(name))))?;
+        let stat = fstat(&fd).map_err(|e| fail(e.into()))?;
+        check_file(&stat).map_err(fail)?;
+        if Mode::from_raw_mode(stat.st_mode) != mode {
+            fchmod(&fd, mode).map_err(|e| fail(e.into()))?;
+        }
+        Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    /// Renames within the directory, never over an existing file.
+    pub(super) fn rename_new(&self, from: &str, to: &str) -> Result<(), FileError> {
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        check_name(to)
+            .and_then(|()| rustix::fs::renameat_with(&self.fd, from, &self.fd, to, flags).map_err(Cause::from))
+            .map_err(|cause| self.error(to, cause))
+    }
+
+    /// Names of the entries that are UTF-8, in no order.
+    pub(super) fn names(&self) -> Result<Vec<String>, FileError> {
+        let list = rustix::fs::Dir::read_from(self.fd.as_fd()).and_then(|dir| {
+            dir.filter_map(|entry| entry.map(|e| e.file_name().to_str().ok().map(str::to_owned)).transpose()).collect()
+        });
+        list.map_err(|e: Errno| FileError { path: self.path.clone(), cause: e.into() })
+    }
+
+    fn error(&self, name: &str, cause: Cause) -> FileError {
+        FileError { path: self.path.join(name), cause }
+    }
+}
+
+/// A file or directory that could not be used, and why. Displays as `<path>: <reason>`.
+#[derive(Debug)]
+pub struct FileError {
+    path: PathBuf,
+    cause: Cause,
+}
+
+/// The reasons.
+#[derive(Debug)]
+pub(super) enum Cause {
+    Io(io::Error),
+    Symlink,
+    NotADirectory,
+    NotAFile,
+    /// The user id that it belongs to.
+    Owner(u32),
+    /// Its mode.
+    Writable(RawMode),
+    /// The limit, bytes.
+    TooLarge(usize),
+    Name,
+}
+
+impl From<Errno> for Cause {
+    fn from(e: Errno) -> Self {
+        Self::Io(e.into())
+    }
+}
+
+impl FileError {
+    /// Whether the file or directory itself was refused, in contrast to an operation that the system refused.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        !matches!(self.cause, Cause::Io(_))
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        match &self.cause {
+            Cause::Io(e) => write!(f, "{e}"),
+            Cause::Symlink => f.write_str("refused, because it is a symbolic link"),
+            Cause::NotADirectory => f.write_str("refused, because it is not a directory"),
+            Cause::NotAFile => f.write_str("refused, because it is not a regular file"),
+            Cause::Owner(uid) => write!(f, "refused, because it belongs to user id {uid}, not to root"),
+            Cause::Writable(mode) => write!(f, "refused, because its mode {:04o} lets others write", mode & 0o7777),
+            Cause::TooLarge(limit) => write!(f, "refused, because it is larger than {limit} bytes"),
+            Cause::Name => f.write_str("refused, because that is not a file name"),
+        }
+    }
+}
+
+impl std::error::Error for FileError {}
+
+fn is_ours(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+fn check_file(stat: &rustix::fs::Stat) -> Result<(), Cause> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        Err(Cause::NotAFile)
+    } else if !is_ours(stat.st_uid) {
+        Err(Cause::Owner(stat.st_uid))
+    } else if stat.st_mode & 0o022 != 0 {
+        Err(Cause::Writable(stat.st_mode))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Cause> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) { Err(Cause::Name) } else { Ok(()) }
+}
+
+/// What an open that follows no links means by its error: with `DIRECTORY` a link gives `ENOTDIR`, without it `ELOOP`; a socket or
+/// a FIFO without reader gives `ENXIO`.
+fn not_followed(e: Errno, other: Cause, path: &Path) -> Cause {
+    let link = || std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink());
+    match e {
+        Errno::LOOP | Errno::NOTDIR if link() => Cause::Symlink,
+        Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => other,
+        e => e.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
