@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authz;
+pub mod conn;
 pub mod effect;
 pub mod exchange;
 pub mod http;

@@ -7,8 +7,8 @@ mod buf;
 pub mod chunked;
 pub mod head;
 pub mod reply;
-mod request;
-mod response;
+pub mod request;
+pub mod response;
 pub mod target;
 
 pub use buf::Buf;
