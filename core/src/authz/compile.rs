@@ -1,36 +1,309 @@
-//! stub
-use super::{Allowed, CanonError, Denial, Document, Request, Scratch};
-use crate::identity::Claims;
-/// What a document does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+//! From a document to what decides (rules.md section 2). Done when a document is published, never per request.
+
+use super::canonical::{self, CanonError};
+use super::decision::{IdentityId, PrivilegeId};
+use super::document::{self, Document, RuleLists};
+use super::matcher::Index;
+use super::selector::{Assigned, Selectors};
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a document does with denials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
-    /// Nothing is denied by rule.
+    /// There are none.
     Disabled,
-    /// Denials are recorded only.
+    /// They are recorded, and the request goes on.
     Audit,
-    /// Denials are denials.
+    /// They hold.
     Enforce,
 }
-/// A remark about a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {}
-/// A compiled document.
-#[derive(Debug)]
-pub struct Rules {
-    mode: Mode,
-}
-impl Rules {
-    /// Compiles a document.
+
+impl Mode {
+    /// Reads a mode word, letter case ignored; `None` for a word that we do not know.
     #[must_use]
-    pub fn compile(_document: &Document) -> (Self, Vec<Finding>) {
-        (Self { mode: Mode::Enforce }, Vec::new())
+    pub fn parse(word: &str) -> Option<Self> {
+        [("disabled", Self::Disabled), ("audit", Self::Audit), ("enforce", Self::Enforce)]
+            .into_iter()
+            .find_map(|(known, mode)| word.eq_ignore_ascii_case(known).then_some(mode))
     }
-    /// The mode.
+
+    /// The name in the snapshot file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disabled => "Disabled",
+            Self::Audit => "Audit",
+            Self::Enforce => "Enforce",
+        }
+    }
+}
+
+/// One compiled document. Immutable; shared by `Arc`.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    id: Box<str>,
+    mode: Mode,
+    mode_word: Box<str>,
+    pub(super) default_allow: bool,
+    pub(super) privileges: Box<[CompiledPrivilege]>,
+    pub(super) identities: Box<[CompiledIdentity]>,
+    pub(super) index: Index,
+}
+
+/// A privilege in canonical form.
+#[derive(Debug, Clone)]
+pub(super) struct CompiledPrivilege {
+    pub(super) name: Box<str>,
+    /// Joined segments, each after a slash.
+    pub(super) path: Box<[u8]>,
+    /// Ascending by name, then value.
+    pub(super) constraints: Box<[Constraint]>,
+    pub(super) assigned: Assigned,
+}
+
+/// A parameter that must be present with a value, both canonical.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Constraint {
+    pub(super) name: Box<[u8]>,
+    pub(super) value: Box<[u8]>,
+}
+
+/// An identity by its selectors.
+#[derive(Debug, Clone)]
+pub(super) struct CompiledIdentity {
+    pub(super) name: Box<str>,
+    pub(super) selectors: Selectors,
+}
+
+impl Rules {
+    /// Compiles a document. Always gives rules: what cannot be understood denies and is among the findings.
+    #[must_use]
+    pub fn compile(document: &Document) -> (Self, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let mode = Mode::parse(&document.mode).unwrap_or_else(|| {
+            findings.push(Finding::UnknownMode { word: document.mode.as_str().into() });
+            // Refusing on a word that we do not know would break machines when the host learns a new one.
+            Mode::Disabled
+        });
+        let mut default_allow = document.default_access.eq_ignore_ascii_case("allow");
+        let lists = document.rules.as_ref().map(|lists| Lists::of(lists, &mut findings));
+        let (mut privileges, identities) = match lists.flatten() {
+            Some(lists) => compile_lists(&lists, &mut findings),
+            None => (Ok(Vec::new()), Vec::new()),
+        };
+        if privileges.is_err() {
+            // Dropping one privilege of a default-allow document would open the path that it locks: drop all, deny all.
+            default_allow = false;
+            privileges = Ok(Vec::new());
+        }
+        let privileges = privileges.unwrap_or_default().into_boxed_slice();
+        let rules = Self {
+            id: document.id.as_str().into(),
+            mode,
+            mode_word: document.mode.as_str().into(),
+            default_allow,
+            index: Index::new(&privileges),
+            privileges,
+            identities: identities.into_boxed_slice(),
+        };
+        (rules, findings)
+    }
+
+    /// The document's id as given.
+    #[must_use]
+    pub const fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What happens with denials.
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.mode
     }
-    pub(super) fn verdict(&self, _claims: &Claims, _request: Request<'_>, _scratch: &mut Scratch) -> Result<Allowed, Denial> {
-        Err(Denial::Canonical(CanonError::Scheme))
+
+    /// The document's mode word as given: for the status, where an unknown one must be seen.
+    #[must_use]
+    pub const fn mode_word(&self) -> &str {
+        &self.mode_word
+    }
+
+    /// Whether a request that no privilege matches is allowed.
+    #[must_use]
+    pub const fn default_allowed(&self) -> bool {
+        self.default_allow
+    }
+
+    /// Name of a privilege of these rules.
+    #[must_use]
+    pub fn privilege_name(&self, id: PrivilegeId) -> Option<&str> {
+        self.privileges.get(id.0 as usize).map(|privilege| &*privilege.name)
+    }
+
+    /// Name of an identity of these rules.
+    #[must_use]
+    pub fn identity_name(&self, id: IdentityId) -> Option<&str> {
+        self.identities.get(id.0 as usize).map(|identity| &*identity.name)
+    }
+}
+
+/// All four lists.
+struct Lists<'a> {
+    privileges: &'a [document::Privilege],
+    roles: &'a [document::Role],
+    identities: &'a [document::Identity],
+    assignments: &'a [document::RoleAssignment],
+}
+
+impl<'a> Lists<'a> {
+    fn of(lists: &'a RuleLists, findings: &mut Vec<Finding>) -> Option<Self> {
+        match lists {
+            RuleLists {
+                privileges: Some(privileges),
+                roles: Some(roles),
+                identities: Some(identities),
+                role_assignments: Some(assignments),
+            } => Some(Self { privileges, roles, identities, assignments }),
+            _ => {
+                findings.push(Finding::IncompleteLists);
+                None
+            }
+        }
+    }
+}
+
+/// Some privilege has no canonical form; the finding says which.
+struct Faulty;
+
+fn compile_lists(
+    lists: &Lists<'_>,
+    findings: &mut Vec<Finding>,
+) -> (Result<Vec<CompiledPrivilege>, Faulty>, Vec<CompiledIdentity>) {
+    // Collecting into a map keeps the last definition of a name, and makes the order of the lists vanish.
+    let privileges: BTreeMap<&str, &document::Privilege> = lists.privileges.iter().map(|p| (p.name.as_str(), p)).collect();
+    let roles: BTreeMap<&str, &document::Role> = lists.roles.iter().map(|r| (r.name.as_str(), r)).collect();
+    let identities: BTreeMap<&str, &document::Identity> = lists.identities.iter().map(|i| (i.name.as_str(), i)).collect();
+    let identity_ids: BTreeMap<&str, IdentityId> = identities.keys().copied().zip((0..).map(IdentityId)).collect();
+    let identities: Vec<CompiledIdentity> = identities
+        .into_iter()
+        .map(|(name, identity)| CompiledIdentity { name: name.into(), selectors: Selectors::of(identity) })
+        .collect();
+
+    //
+    let mut assigned: BTreeMap<&str, BTreeSet<IdentityId>> = BTreeMap::new();
+    for assignment in lists.assignments {
+        let Some(role) = roles.get(assignment.role.as_str()) else {
+            findings.push(Finding::UndefinedRole { role: assignment.role.as_str().into() });
+            continue;
+        };
+        for privilege in &role.privileges {
+            let ids = assignment.identities.iter().filter_map(|name| identity_ids.get(name.as_str()));
+            assigned.entry(privilege).or_default().extend(ids);
+        }
+    }
+
+    let mut compiled = Vec::with_capacity(privileges.len());
+    let mut faulty = false;
+    for (name, privilege) in privileges {
+        match compile_privilege(privilege) {
+            Ok((path, constraints)) => compiled.push(CompiledPrivilege {
+                name: name.into(),
+                path,
+                constraints,
+                // A privilege without identities stays: it locks its path.
+                assigned: Assigned::new(assigned.remove(name).unwrap_or_default(), &identities),
+            }),
+            Err((part, error)) => {
+                faulty = true;
+                findings.push(Finding::FaultyPrivilege { privilege: name.into(), part, error });
+            }
+        }
+    }
+    (if faulty { Err(Faulty) } else { Ok(compiled) }, identities)
+}
+
+type Canonical = (Box<[u8]>, Box<[Constraint]>);
+
+///
+fn compile_privilege(privilege: &document::Privilege) -> Result<Canonical, (Part, CanonError)> {
+    let path = canonical::privilege_path(&privilege.path).map_err(|error| (Part::Path, error))?;
+    let mut constraints = BTreeSet::new();
+    for (name, value) in privilege.query_parameters.iter().flat_map(|parameters| &parameters.0) {
+        let part = |raw: &str, part: Part| {
+            let mut out = Vec::new();
+            canonical::component(raw.as_bytes(), &mut out).map(|()| out.into_boxed_slice()).map_err(|error| (part, error))
+        };
+        let constraint = Constraint { name: part(name, Part::ParameterName)?, value: part(value, Part::ParameterValue)? };
+        if !constraint.name.is_empty() {
+            constraints.insert(constraint);
+        }
+    }
+    Ok((path, constraints.into_iter().collect()))
+}
+
+/// Something about a document that somebody should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The mode word is unknown and counts as `disabled`.
+    UnknownMode {
+        /// The word.
+        word: Box<str>,
+    },
+    /// Not all four lists are present: there are no privileges, only default access.
+    IncompleteLists,
+    /// A role assignment names a role that is not defined, and is skipped.
+    UndefinedRole {
+        /// The role's name.
+        role: Box<str>,
+    },
+    /// A privilege has no canonical form: the whole document has no privileges and denies.
+    FaultyPrivilege {
+        /// The privilege's name.
+        privilege: Box<str>,
+        /// Where the fault is.
+        part: Part,
+        /// What it is.
+        error: CanonError,
+    },
+}
+
+/// A part of a privilege.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Its path.
+    Path,
+    /// The name of a query parameter.
+    ParameterName,
+    /// The value of a query parameter.
+    ParameterValue,
+}
+
+impl Finding {
+    /// How loudly to say it.
+    #[must_use]
+    pub const fn level(&self) -> log::Level {
+        match self {
+            Self::IncompleteLists => log::Level::Warn,
+            Self::UnknownMode { .. } | Self::UndefinedRole { .. } | Self::FaultyPrivilege { .. } => log::Level::Error,
+        }
+    }
+}
+
+/// One line; names are quoted and escaped, because they come from outside (SEC-07).
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownMode { word } => write!(f, "unknown mode {word:?} counts as disabled"),
+            Self::IncompleteLists => f.write_str("not all four rule lists are present: only default access counts"),
+            Self::UndefinedRole { role } => write!(f, "role assignment names the undefined role {role:?}"),
+            Self::FaultyPrivilege { privilege, part, error } => {
+                let part = match part {
+                    Part::Path => "path",
+                    Part::ParameterName => "name of a query parameter",
+                    Part::ParameterValue => "value of a query parameter",
+                };
+                write!(f, "privilege {privilege:?}: its {part} has no canonical form ({error}); all requests are denied")
+            }
+        }
     }
 }

@@ -1,5 +1,14 @@
 //! The traversal guard (PX-44, PX-45): runs for every request, with and without a document.
 
+use crate::sign::target::Target;
+
+/// The raw path of a request target: what the guard looks at, and what is signed and authorized. Without scheme, authority and
+/// query; empty if an absolute-form target has none.
+#[must_use]
+pub fn raw_path(target: &[u8]) -> &[u8] {
+    Target::split(target).path
+}
+
 /// Whether a raw request path must be refused: it contains `//`, or `..` after percent-decoding once (PX-44).
 ///
 /// Invalid escapes are left alone. Allocates nothing.

@@ -8,12 +8,17 @@ mod compile;
 mod decision;
 mod document;
 mod guard;
+mod matcher;
+mod selector;
+
+#[cfg(test)]
+mod tests;
 
 pub use canonical::{CanonError, Scratch};
-pub use compile::{Finding, Mode, Rules};
+pub use compile::{Finding, Mode, Part, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
 pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAssignment, RuleLists};
-pub use guard::traversal_guard;
+pub use guard::{raw_path, traversal_guard};
 
 use crate::identity::{Claims, Destination, PerDestination};
 use crate::sign;

@@ -31,8 +31,10 @@ pub(crate) enum Form<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Splits a target whose fragment was cut off already. Total: anything has parts, also what no parser lets through.
+    /// Splits a target. Total: anything has parts, also what no parser lets through. A fragment is cut off first (W-54): who reads
+    /// requests does so too, but what is signed and authorized must not depend on it.
     pub(crate) fn split(target: &'a [u8]) -> Self {
+        let target = target.split(|b| *b == b'#').next().unwrap_or_default();
         let (form, rest) = match target {
             [b'/', ..] => (Form::Origin, target),
             b"*" => (Form::Asterisk, target),
@@ -78,6 +80,9 @@ mod tests {
         for other in [&b"h:80"[..], b"http:/a", b"://h/", b"1http://h/", b"", b"a?b://c", b"*x"] {
             assert_eq!(Target::split(other).form, Form::Other, "{}", other.escape_ascii());
         }
+        let t = Target::split(b"http://h#/a?b");
+        assert_eq!((t.form, t.path, t.query), (Form::Absolute { scheme: b"http", authority: b"h" }, &b""[..], None));
+        assert_eq!(Target::split(b"/a#?b").path, b"/a");
         // A slash first: never absolute, whatever follows.
         assert_eq!(Target::split(b"/http://h/").form, Form::Origin);
     }
