@@ -1,0 +1,221 @@
+//! bpf(2) by hand: the operations that aya lacks or that must not allocate. Thin; every `unsafe` of this crate is here.
+
+use crate::layout::Plain;
+use core::marker::PhantomData;
+use core::mem::{size_of, zeroed};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// A map of which type, key and value were compared with the kernel's idea of them.
+#[derive(Debug)]
+pub(crate) struct Map<K, V> {
+    fd: OwnedFd,
+    name: &'static str,
+    of: PhantomData<fn(K) -> V>,
+}
+
+/// `struct { map_fd; key; value; flags }` of `union bpf_attr`.
+#[repr(C)]
+struct MapElem {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl<K: Plain, V: Plain> Map<K, V> {
+    /// Takes a map into use; `None` if its key or value has another size than `K` and `V`: the kernel would write past them.
+    pub(crate) fn new(fd: OwnedFd, name: &'static str) -> io::Result<Option<Self>> {
+        let info: MapInfo = info(fd.as_fd())?;
+        let fits = info.key_size as usize == size_of::<K>() && info.value_size as usize == size_of::<V>();
+        // Per-CPU maps copy one value per processor. None of ours is one.
+        let single = matches!(info.kind, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_SK_STORAGE);
+        Ok((fits && single).then_some(Self { fd, name, of: PhantomData }))
+    }
+
+    /// As in the object.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Copies the value of `key`; `None` if there is none.
+    pub(crate) fn get(&self, key: K) -> io::Result<Option<V>> {
+        let mut value = V::ZERO;
+        match self.elem(BPF_MAP_LOOKUP_ELEM, &key, (&raw mut value) as u64) {
+            Ok(()) => Ok(Some(value)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sets the value of `key`, whether there was one or not.
+    pub(crate) fn set(&self, key: K, value: V) -> io::Result<()> {
+        self.elem(BPF_MAP_UPDATE_ELEM, &key, (&raw const value) as u64)
+    }
+
+    fn elem(&self, command: libc::c_long, key: &K, value: u64) -> io::Result<()> {
+        let mut attr = MapElem { map_fd: raw(self.fd.as_fd()), pad: 0, key: core::ptr::from_ref(key) as u64, value, flags: 0 };
+        // SAFETY: `key` and `value` point to a `K` and a `V` that live across the call, and `new` compared their sizes with
+        // what the kernel copies. Any bytes that it writes are a valid `V` (`Plain`).
+        unsafe { bpf(command, &mut attr) }.map(drop)
+    }
+}
+
+/// A socket storage map: values that hang on sockets of this process.
+#[derive(Debug)]
+pub(crate) struct SocketStorage<V>(Map<i32, V>);
+
+impl<V: Plain> SocketStorage<V> {
+    /// As [`Map::new`].
+    pub(crate) fn new(fd: OwnedFd, name: &'static str) -> io::Result<Option<Self>> {
+        Ok(Map::new(fd, name)?.map(Self))
+    }
+
+    /// As in the object.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// The value on `socket`.
+    pub(crate) fn get(&self, socket: BorrowedFd<'_>) -> io::Result<Option<V>> {
+        self.0.get(socket.as_raw_fd())
+    }
+
+    /// Puts a value on `socket`; it dies with it.
+    pub(crate) fn set(&self, socket: BorrowedFd<'_>, value: V) -> io::Result<()> {
+        self.0.set(socket.as_raw_fd(), value)
+    }
+}
+
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_SK_STORAGE: u32 = 24;
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+}
+
+/// The beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+}
+
+/// The beginning of `struct bpf_link_info` of a cgroup link.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct LinkInfo {
+    kind: u32,
+    id: u32,
+    /// Id of the program behind the link now.
+    pub(crate) program: u32,
+    pad: u32,
+    /// cgroup2 id of where it is attached; 0 once it was detached or its cgroup is gone.
+    pub(crate) cgroup: u64,
+    attach_type: u32,
+    pad2: u32,
+}
+
+/// All of it is integers that the kernel fills in.
+trait Info: Copy {}
+impl Info for MapInfo {}
+impl Info for ProgramInfo {}
+impl Info for LinkInfo {}
+
+fn info<T: Info>(fd: BorrowedFd<'_>) -> io::Result<T> {
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        len: u32,
+        info: u64,
+    }
+    // SAFETY: `T` is one of the three structures above: integers, for which zeros are a value.
+    let mut value: T = unsafe { zeroed() };
+    let mut attr = Attr { fd: raw(fd), len: size_of::<T>() as u32, info: (&raw mut value) as u64 };
+    // SAFETY: the kernel writes at most `len` bytes, which is the size of `value`.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
+    Ok(value)
+}
+
+/// What a link points to now.
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link)
+}
+
+/// The kernel's number of a program.
+pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    info::<ProgramInfo>(program).map(|p| p.id)
+}
+
+/// Attaches a program to a cgroup. Others may be attached there too, before and after; the program goes when the last
+/// descriptor of the link is closed.
+pub(crate) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let mut attr = Attr { program: raw(program), target: raw(cgroup), attach_type, flags: 0 };
+    // SAFETY: the structure holds no pointer.
+    let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attr)? };
+    // SAFETY: the call made this descriptor, and nobody else knows it. bpf(2) sets close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Detaches at once, even if another process holds the link too.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = raw(link);
+    // SAFETY: the attribute is one integer.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Cookie of the network namespace of a socket (`SO_NETNS_COOKIE`, Linux 5.14).
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `cookie`.
+    let r = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Gives the memory that loading needed back to the system: parsing the kernel's types takes a hundred times what stays.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// # Safety
+/// Pointers in `attr` must be good for what `command` does with them.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attr` is a prefix of `union bpf_attr` of the size given: the kernel takes the rest as zeros. Pointers in it: see
+    // the caller.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, command, core::ptr::from_mut(attr), size_of::<T>()) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r as RawFd) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
