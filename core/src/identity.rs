@@ -63,6 +63,18 @@ impl Destination {
     }
 }
 
+/// What is done with new connections to a guarded endpoint (W-42). Ascending by strictness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum TargetMode {
+    /// Not redirected: callers talk to the host themselves.
+    #[default]
+    Off,
+    /// Redirected while an agent is there; given up when it stays away (S-03).
+    Audit,
+    /// Redirected even while no agent is there: connections are then refused (S-03).
+    Enforce,
+}
+
 /// A value per guarded endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PerDestination<T> {

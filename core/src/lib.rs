@@ -5,13 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod agent;
 pub mod authz;
 pub mod conn;
 pub mod effect;
 pub mod exchange;
 pub mod http;
 pub mod identity;
+pub mod keeper;
 pub mod limits;
 pub mod policy;
+pub mod report;
 pub mod sign;
 pub mod time;

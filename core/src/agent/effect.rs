@@ -1,0 +1,150 @@
+//! The agent machine's side of the seam: what it may be told and what it may ask for.
+
+use crate::effect::LocalReply;
+use crate::exchange::{FetchError, HostRequest, HostResponse};
+use crate::identity::{PerDestination, TargetMode};
+use crate::keeper::{FetchId, StoreError, StoredKey};
+use crate::policy::Policy;
+use crate::sign::KeyGuid;
+use crate::time::Mono;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Names a question of a connection ([`LocalQuery`](crate::effect::LocalQuery)), so that its reply finds it. The shell makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueryId(pub u64);
+
+/// One-shot requests of the agent to its shell: drain with `poll_effect` until `None` after each input, and carry them out in
+/// order. None of them shows key material in its `Debug` form (SEC-08).
+#[derive(Debug, Clone)]
+pub enum AgentEffect {
+    /// Call the host on a connection of its own that is exempt from the redirect (W-06); answered by [`AgentAnswer::Fetched`].
+    /// One at a time.
+    Fetch {
+        /// Names the call.
+        id: FetchId,
+        /// What to send.
+        request: HostRequest,
+    },
+    /// Read `<guid>.key` with [`StoredKey::from_json`]; answered by [`AgentAnswer::KeyLoaded`].
+    LoadKey(KeyGuid),
+    /// Write `<guid>.key`, mode 0600, through `<guid>.tmp`, synced before the rename (FS-29, FS-30); answered by
+    /// [`AgentAnswer::KeyStored`].
+    StoreKey(StoredKey),
+    /// Replace a file as a whole (FS-29); answered by [`AgentAnswer::Written`].
+    WriteState {
+        /// Which.
+        file: StateFile,
+        /// The whole content.
+        bytes: Bytes,
+    },
+    /// Remove a file if it is there (FS-35). No answer.
+    RemoveState(StateFile),
+    /// Make the redirect so, check that it is attached, repair it (W-84, S-13); answered by [`AgentAnswer::Redirected`]. Comes
+    /// in every iteration, also when nothing changed; one at a time, and never before [`AgentEvent::RedirectorReady`].
+    Redirect(PerDestination<TargetMode>),
+    /// Use this policy for every request whose head is complete from now on. No answer.
+    Publish(Arc<Policy>),
+    /// The answer to a local query. No answer.
+    Reply {
+        /// Whose question it was.
+        to: QueryId,
+        /// The answer.
+        reply: LocalReply,
+    },
+    /// Say this in the agent log, and on the serial console if it is important (W-83, FS-36). One line; no answer.
+    Notice {
+        /// How bad it is.
+        level: Level,
+        /// Also to the console (FS-37).
+        console: bool,
+        /// One line, no secrets.
+        text: Box<str>,
+    },
+}
+
+const _: () = assert!(size_of::<AgentEffect>() <= 128);
+
+/// The answer to an [`AgentEffect`].
+#[derive(Debug, Clone)]
+pub enum AgentAnswer {
+    /// To [`AgentEffect::Fetch`].
+    Fetched {
+        /// Which call it was.
+        id: FetchId,
+        /// How it ended.
+        result: Result<HostResponse, FetchError>,
+    },
+    /// To [`AgentEffect::LoadKey`]: `None` if there is no such file; an error if it cannot be read or is no key file (W-99).
+    KeyLoaded(Result<Option<StoredKey>, StoreError>),
+    /// To [`AgentEffect::StoreKey`].
+    KeyStored(Result<(), StoreError>),
+    /// To [`AgentEffect::WriteState`]; the error is a text for people.
+    Written {
+        /// Which.
+        file: StateFile,
+        /// Whether it is there now.
+        result: Result<(), String>,
+    },
+    /// To [`AgentEffect::Redirect`]; the error is a text for people.
+    Redirected(Result<(), String>),
+}
+
+/// What happened to the agent's other parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEvent {
+    /// The listener is bound (PX-03, CLI-14).
+    ListenerReady,
+    /// It is not, and why (PX-02). May be followed by `ListenerReady` later.
+    ListenerFailed(String),
+    /// The kernel programs are loaded and attached, and the agent's own sockets are exempt (CLI-12).
+    RedirectorReady,
+    /// They are not, and why (S-05). May be followed by `RedirectorReady` later.
+    RedirectorFailed(String),
+    /// The process is going to end: no new iteration begins. Queries are still answered; the redirect stays (S-03).
+    Drain,
+}
+
+/// Files that only the agent writes, besides keys. Their places and modes are files.md sections 4 and 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StateFile {
+    /// `provisioned.tag` in the key directory, mode 0600 (FS-33).
+    ProvisionedTag,
+    /// `status.tag` in the key directory, mode 0600 (FS-34).
+    StatusTag,
+    /// [`STATUS_PATH`](super::STATUS_PATH), mode 0640 (FS-40).
+    Status,
+}
+
+/// How bad a notice is (FS-18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Something does not work.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// A milestone.
+    Info,
+}
+
+/// When [`handle_timeout`](super::Agent::handle_timeout) wants to be called, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentDeadline {
+    /// The moment.
+    pub at: Mono,
+    /// Which timer it is.
+    pub timer: AgentTimer,
+}
+
+/// The timers of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AgentTimer {
+    /// When to ask the host again (W-85, W-86).
+    Poll,
+    /// When to call provisioning finished with errors (W-75).
+    Provision,
+    /// When to start the background tasks at the latest (W-76).
+    Background,
+    /// When to write the status file again (FS-40).
+    Status,
+}

@@ -1,0 +1,485 @@
+//! `Agent`: owns the [`KeyKeeper`], provisioning, status and summaries, and is the only maker of [`Policy`].
+//!
+//! It knows what the parts mean for each other: a key that came into use is published before provisioning finishes; the redirect
+//! follows the latest good status and nothing else (W-84). It knows no file name, no socket and no kernel program: whatever is
+//! to be done to the world is an [`AgentEffect`].
+//!
+//! ```text
+//! handle_start, handle_answer, handle_event, handle_query, handle_timeout
+//!      │
+//!      ▼
+//! KeyKeeper ── Steps ──► Agent ── effects ──► shell
+//!                          ├─ Provision   flags, ticks, tags
+//!                          ├─ Summaries   tables
+//!                          └─ Policy      rules, signer, clock, epoch
+//! ```
+
+mod effect;
+mod provision;
+mod status;
+mod summary;
+
+pub use crate::keeper::{BadKey, FetchId, StoreError, StoredKey};
+pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, Level, QueryId, StateFile};
+pub use summary::Record;
+
+use crate::authz::{Document, Rules};
+use crate::effect::{LocalQuery, LocalReply, RecordKind, RequestCounter};
+use crate::identity::{Destination, PerDestination};
+use crate::keeper::wire::ChannelState;
+use crate::keeper::{KeyKeeper, Step, schedule};
+use crate::policy::{Epoch, Policy};
+use crate::time::{Mono, Now};
+use core::time::Duration;
+use provision::{Flag, Provision};
+use status::{AgentStatus, Module, ModuleState, Overall, ProvisionAnswer};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use summary::Summaries;
+
+/// Where the status document is written (FS-28, FS-40).
+pub const STATUS_PATH: &str = "/var/log/azure-proxy-agent/status.json";
+
+/// FS-44.
+const STATUS_WRITTEN: &str = "Aggregate status written to status file: /var/log/azure-proxy-agent/status.json";
+
+/// W-109.
+const STATUS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What the agent is told once.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Version text of the product (FS-42).
+    pub version: Box<str>,
+    /// Time between status polls (FS-08); below one second counts as one second (FS-20).
+    pub poll_interval: Duration,
+}
+
+/// Randomness, drawn by the shell: identifiers of this process's calls start here, so that none repeats across restarts.
+#[derive(Debug, Clone, Copy)]
+pub struct IdSeed(pub u64);
+
+/// See the module's documentation.
+pub struct Agent {
+    config: AgentConfig,
+    requests: Arc<RequestCounter>,
+    keeper: KeyKeeper,
+    started: Mono,
+    provision: Provision,
+    redirector: Redirector,
+    listener: Module,
+    monitor: Module,
+    summaries: Summaries,
+    /// What `policy.rules` was compiled from.
+    documents: PerDestination<Option<Arc<Document>>>,
+    /// What is wrong with `documents`, for the key module's message (R-12, S-23).
+    remarks: Vec<String>,
+    policy: Policy,
+    /// When to write the status file next; `None` until the background tasks have started (W-76).
+    status_due: Option<Mono>,
+    /// The background tasks are to start at this time at the latest.
+    background_due: Option<Mono>,
+    effects: VecDeque<AgentEffect>,
+}
+
+/// The redirector as the agent sees it.
+#[derive(Debug, Default)]
+struct Redirector {
+    module: Module,
+    /// Loaded and attached: redirects may be asked for.
+    loaded: bool,
+    /// The message to go back to when a failed redirect succeeds again.
+    running: String,
+    /// A redirect is to be asked for.
+    due: bool,
+    /// One was asked for and is not answered yet.
+    in_flight: bool,
+}
+
+impl Agent {
+    /// An agent that has not started. `requests` counts the requests of all connections of the process (FS-49).
+    #[must_use]
+    pub fn new(config: AgentConfig, seed: IdSeed, requests: Arc<RequestCounter>) -> Self {
+        let interval = config.poll_interval.max(Duration::from_secs(1));
+        Self {
+            keeper: KeyKeeper::new(interval, seed.0),
+            config,
+            requests,
+            started: Mono::default(),
+            provision: Provision::default(),
+            redirector: Redirector::default(),
+            listener: Module::default(),
+            monitor: Module::new(ModuleState::Running, "Status unknown."),
+            summaries: Summaries::default(),
+            documents: PerDestination::default(),
+            remarks: Vec::new(),
+            policy: Policy::default(),
+            status_due: None,
+            background_due: None,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Starts: `now` is the moment from which uptime counts. Once, before any other input.
+    pub fn handle_start(&mut self, now: Now) {
+        self.started = now.mono;
+        // A tag of the boot before must not be taken for one of this one (FS-35).
+        self.effects.push_back(AgentEffect::RemoveState(StateFile::ProvisionedTag));
+        self.effects.push_back(AgentEffect::RemoveState(StateFile::StatusTag));
+        self.provision.start_clock(now);
+        self.background_due = Some(now.mono + schedule::BACKGROUND_AT);
+        self.keeper.handle_start(now);
+        self.follow_keeper(now);
+    }
+
+    /// The shell did what an effect asked for.
+    pub fn handle_answer(&mut self, now: Now, answer: AgentAnswer) {
+        match answer {
+            AgentAnswer::Fetched { id, result } => self.keeper.handle_fetched(now, id, result),
+            AgentAnswer::KeyLoaded(result) => self.keeper.handle_loaded(now, result),
+            AgentAnswer::KeyStored(result) => self.keeper.handle_stored(now, result),
+            AgentAnswer::Written { file, result } => self.written(file, result.err()),
+            AgentAnswer::Redirected(result) => self.redirected(now, result),
+        }
+        self.follow_keeper(now);
+    }
+
+    /// Something happened to another part of the agent.
+    pub fn handle_event(&mut self, now: Now, event: AgentEvent) {
+        match event {
+            AgentEvent::ListenerReady => {
+                let text = self.with_uptime(now, "Started proxy listener, ready to accept request");
+                self.listener = Module::new(ModuleState::Running, &text);
+                self.say(Level::Info, true, &text);
+                self.provision.set(Flag::Listener);
+                self.redirector.due = true;
+            }
+            AgentEvent::ListenerFailed(text) => {
+                self.say(Level::Error, false, &text);
+                self.listener = Module::new(ModuleState::Stopped, &text);
+                self.provision.clear(Flag::Listener);
+            }
+            AgentEvent::RedirectorReady => {
+                let text = self.with_uptime(now, "Started Redirector with eBPF maps");
+                self.say(Level::Info, true, &text);
+                self.redirector.module = Module::new(ModuleState::Running, &text);
+                self.redirector.running = text;
+                self.redirector.loaded = true;
+                self.provision.set(Flag::Redirector);
+                self.redirector.due = true;
+            }
+            AgentEvent::RedirectorFailed(text) => {
+                self.say(Level::Error, false, &text);
+                self.redirector.module = Module::new(ModuleState::Stopped, &text);
+                self.redirector.loaded = false;
+                self.provision.clear(Flag::Redirector);
+            }
+            AgentEvent::Drain => self.keeper.handle_drain(),
+        }
+        self.follow_keeper(now);
+    }
+
+    /// A connection asks on behalf of a caller.
+    pub fn handle_query(&mut self, now: Now, id: QueryId, query: LocalQuery) {
+        let body = match query {
+            LocalQuery::Provision { tick, notify } => {
+                let finished = self.provision.is_finished_for(tick, self.keeper.state().is_latched());
+                let error_message = self.error_message();
+                if notify && !finished && self.provision.may_notify(now) {
+                    self.keeper.handle_notify(now);
+                    self.follow_keeper(now);
+                }
+                serde_json::to_vec(&ProvisionAnswer { finished, error_message: &error_message }).ok()
+            }
+            LocalQuery::Status => Some(self.status_document(now, false)),
+        };
+        let reply = body.map_or(LocalReply::Unavailable, |body| LocalReply::Json(body.into()));
+        self.effects.push_back(AgentEffect::Reply { to: id, reply });
+    }
+
+    /// A deadline may have passed; a call too early does nothing.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.keeper.handle_timeout(now);
+        self.follow_keeper(now);
+        if self.provision.fire(now) {
+            let text = self.error_message();
+            for line in text.lines() {
+                self.say(Level::Error, true, line);
+            }
+            self.write_tags(now, &text);
+            self.start_background(now);
+        }
+        if self.background_due.is_some_and(|at| now.mono >= at) {
+            self.start_background(now);
+        }
+        if self.status_due.is_some_and(|at| now.mono >= at) {
+            self.write_status(now);
+        }
+    }
+
+    /// Counts a finished request; whether it is to be written out as summary object (PX-108). Allocates nothing for a caller,
+    /// destination and status that are in the table already.
+    pub fn record(&mut self, now: Now, record: &Record<'_>) -> bool {
+        self.summaries.record(now, record)
+    }
+
+    /// The next thing to do; drain to `None` after each input.
+    #[must_use]
+    pub fn poll_effect(&mut self) -> Option<AgentEffect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<AgentDeadline> {
+        [
+            (AgentTimer::Poll, self.keeper.deadline()),
+            (AgentTimer::Provision, self.provision.deadline()),
+            (AgentTimer::Background, self.background_due),
+            (AgentTimer::Status, self.status_due),
+        ]
+        .into_iter()
+        .filter_map(|(timer, at)| Some(AgentDeadline { at: at?, timer }))
+        .min_by_key(|deadline| deadline.at)
+    }
+
+    /// Does what the keeper wants, in its order, then asks for the redirect if there is a reason.
+    fn follow_keeper(&mut self, now: Now) {
+        while let Some(step) = self.keeper.poll_step() {
+            match step {
+                Step::Fetch(id, request) => self.effects.push_back(AgentEffect::Fetch { id, request }),
+                Step::Load(guid) => self.effects.push_back(AgentEffect::LoadKey(guid)),
+                Step::Store(key) => self.effects.push_back(AgentEffect::StoreKey(key)),
+                Step::ClockSet | Step::KeyChanged => self.publish(),
+                Step::StatusRead => self.take_documents(),
+                Step::LatchReady => {
+                    self.provision.set(Flag::KeyLatch);
+                    self.redirector.due = true;
+                }
+                Step::LatchLost => self.provision.clear(Flag::KeyLatch),
+                Step::LatchCleared => self.provision.reset(now),
+                Step::IterationEnded => self.redirector.due = true,
+                Step::Problem(text) => self.say(Level::Warn, false, &text),
+                Step::Milestone(text) => {
+                    let console = self.keeper.signer().is_some() || self.keeper.state() == ChannelState::Disabled;
+                    self.say(Level::Info, console, &text);
+                }
+            }
+        }
+        self.redirect();
+    }
+
+    /// Asks for the redirect that the latest good status wants (W-84), if it is time: before a good status there is none (W-111).
+    fn redirect(&mut self) {
+        if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
+            return;
+        }
+        if let Some(status) = self.keeper.status() {
+            self.redirector.due = false;
+            self.redirector.in_flight = true;
+            self.effects.push_back(AgentEffect::Redirect(status.targets));
+        }
+    }
+
+    fn redirected(&mut self, now: Now, result: Result<(), String>) {
+        self.redirector.in_flight = false;
+        match result {
+            Ok(()) if !self.redirector.loaded => {}
+            Ok(()) => {
+                if !self.provision.is_set(Flag::Redirector) {
+                    let text = core::mem::take(&mut self.redirector.running);
+                    self.say(Level::Info, false, "The redirect is in force again.");
+                    self.redirector.module = Module::new(ModuleState::Running, &text);
+                    self.redirector.running = text;
+                    self.provision.set(Flag::Redirector);
+                }
+                // A newer wish waits: what is in force now is not what the newest status wants.
+                if !self.redirector.due {
+                    self.finish(now);
+                }
+            }
+            Err(text) => {
+                let module = Module::new(ModuleState::Stopped, &text);
+                if module != self.redirector.module {
+                    self.say(Level::Error, false, &text);
+                }
+                self.redirector.module = module;
+                self.provision.clear(Flag::Redirector);
+            }
+        }
+    }
+
+    /// CLI-15, steps 2 to 4.
+    fn finish(&mut self, now: Now) {
+        let Some(news) = self.provision.finish(now) else { return };
+        if news {
+            self.say(Level::Info, true, "Provision finished successfully");
+        }
+        self.write_tags(now, "");
+        self.start_background(now);
+    }
+
+    fn write_tags(&mut self, now: Now, text: &str) {
+        self.write(StateFile::ProvisionedTag, status::provisioned_tag(now.wall));
+        self.write(StateFile::StatusTag, status::status_tag(text));
+    }
+
+    /// Once per process (CLI-15, step 4).
+    fn start_background(&mut self, now: Now) {
+        if self.background_due.take().is_some() {
+            self.write_status(now);
+        }
+    }
+
+    fn write_status(&mut self, now: Now) {
+        if self.status_due.replace(now.mono + STATUS_INTERVAL).is_none() {
+            // A document that can be read has been written.
+            self.monitor = Module::new(ModuleState::Running, STATUS_WRITTEN);
+        }
+        let document = self.status_document(now, true);
+        self.write(StateFile::Status, document);
+    }
+
+    fn write(&mut self, file: StateFile, bytes: Vec<u8>) {
+        self.effects.push_back(AgentEffect::WriteState { file, bytes: bytes.into() });
+    }
+
+    fn written(&mut self, file: StateFile, error: Option<String>) {
+        let message = match (file, error) {
+            (StateFile::Status, None) => STATUS_WRITTEN.to_owned(),
+            (StateFile::ProvisionedTag | StateFile::StatusTag, None) => return,
+            (_, Some(e)) => format!("{file:?} could not be written: {e}"),
+        };
+        // The status task says each different thing once; its message is in the next document (FS-44).
+        if file == StateFile::Status {
+            if self.monitor.message == message {
+                return;
+            }
+            self.monitor = Module::new(ModuleState::Running, &message);
+        }
+        self.say(Level::Warn, false, &message);
+    }
+
+    /// Compiles the documents that changed, as a whole and not by their id (W-45), and publishes.
+    fn take_documents(&mut self) {
+        let Some(status) = self.keeper.status().cloned() else { return };
+        if status.documents == self.documents {
+            return;
+        }
+        let former = core::mem::replace(&mut self.documents, status.documents.clone());
+        let compiled = status.documents.clone().map(|_, document| document.map(|d| Rules::compile(&d)));
+        self.remarks.clear();
+        let rules = compiled.map(|destination, compiled| {
+            let (document, former) = (self.documents.get(destination), former.get(destination));
+            let changed = document != former;
+            if changed {
+                let id = |d: &Option<Arc<Document>>| d.as_ref().map_or_else(|| "none".to_owned(), |d| format!("{:?}", d.id));
+                let text = format!("{} rules: document {} replaces {}.", destination.name(), id(document), id(former));
+                self.effects.push_back(notice(Level::Info, false, &text));
+            }
+            let (rules, findings) = compiled?;
+            for finding in findings {
+                let text = format!("{} rules: {finding}", destination.name());
+                if changed {
+                    self.effects.push_back(notice(Level::Error, false, &text));
+                }
+                self.remarks.push(text);
+            }
+            Some(Arc::new(rules))
+        });
+        self.policy.rules = rules;
+        self.publish();
+    }
+
+    /// Makes the next policy.
+    fn publish(&mut self) {
+        self.policy.epoch = Epoch(self.policy.epoch.0 + 1);
+        self.policy.signer = self.keeper.signer().cloned();
+        self.policy.host_clock = self.keeper.clock();
+        self.effects.push_back(AgentEffect::Publish(Arc::new(self.policy.clone())));
+    }
+
+    /// The text of PX-57.
+    fn error_message(&self) -> String {
+        let mut text = String::new();
+        for flag in Flag::ALL {
+            let (name, module) = match flag {
+                Flag::Redirector => ("ebpfProgramStatus", &self.redirector.module),
+                Flag::KeyLatch => ("keyLatchStatus", &self.key_module()),
+                Flag::Listener => ("proxyListenerStatus", &self.listener),
+            };
+            if !self.provision.is_set(flag) {
+                text.push_str(&format!("{name} - {}\r\n", module.message));
+            }
+        }
+        text
+    }
+
+    /// State of the key module, with what is wrong with the rules (S-23).
+    fn key_module(&self) -> Module {
+        match self.keeper.message() {
+            "" => Module::default(),
+            message if self.remarks.is_empty() => Module::new(ModuleState::Running, message),
+            message => Module::new(ModuleState::Running, &format!("{message} ({})", self.remarks.join("; "))),
+        }
+    }
+
+    /// The document of files.md section 6.
+    fn status_document(&mut self, now: Now, pretty: bool) -> Vec<u8> {
+        self.summaries.expire(now);
+        let mut key_latch = self.key_module();
+        let rule_id = |d| self.keeper.status().map_or("", |s| s.rule_id(d)).to_owned();
+        key_latch.states = [
+            ("secureChannelState", self.keeper.state().to_string()),
+            ("wireServerRuleId", rule_id(Destination::WireServer)),
+            ("imdsRuleId", rule_id(Destination::Imds)),
+            ("hostGARuleId", rule_id(Destination::HostGaPlugin)),
+        ]
+        .into();
+        if let Some(signer) = self.keeper.signer() {
+            key_latch.states.insert("keyGuid", signer.guid().to_string());
+        }
+        if let Some(incarnation) = self.keeper.incarnation() {
+            key_latch.states.insert("keyIncarnationId", incarnation.to_string());
+        }
+        let document = status::Document {
+            timestamp: now.wall.stamp(),
+            proxy_agent_status: AgentStatus {
+                version: &self.config.version,
+                status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
+                monitor_status: &self.monitor,
+                key_latch_status: key_latch,
+                ebpf_program_status: &self.redirector.module,
+                proxy_listener_status: &self.listener,
+                telemetry_logger_status: Module::new(ModuleState::Running, "Telemetry event logger thread started."),
+                proxy_connections_count: self.requests.count(),
+            },
+            proxy_connection_summary: self.summaries.export(RecordKind::Normal),
+            failed_authenticate_summary: self.summaries.export(RecordKind::Failed),
+        };
+        status::render(&document, pretty)
+    }
+
+    fn say(&mut self, level: Level, console: bool, text: &str) {
+        self.effects.push_back(notice(level, console, text));
+    }
+
+    fn with_uptime(&self, now: Now, text: &str) -> String {
+        format!("{text} - {}", now.mono.since(self.started).as_millis())
+    }
+}
+
+/// Texts may come from the host or from an error of the system: control characters do not make a second line (SEC-07).
+fn notice(level: Level, console: bool, text: &str) -> AgentEffect {
+    let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2048).collect::<String>();
+    AgentEffect::Notice { level, console, text: text.into() }
+}
+
+impl core::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Agent").field("state", &self.keeper.state()).field("epoch", &self.policy.epoch).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

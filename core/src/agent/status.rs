@@ -1,0 +1,151 @@
+//! The status document (files.md section 6) and the texts around it: how the agent's parts are, for people and for readers that
+//! exist.
+
+use super::summary::Entry;
+use crate::time::Wall;
+use core::fmt;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Longest message of a module (FS-52, PX-57), in bytes.
+const MESSAGE: usize = 1024;
+
+/// `text`, cut at the last character boundary at or before `max` bytes.
+fn cut(text: &str, max: usize) -> (&str, bool) {
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    (text.get(..end).unwrap_or_default(), end < text.len())
+}
+
+/// State of one part of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum ModuleState {
+    #[default]
+    Unknown,
+    Running,
+    Stopped,
+}
+
+/// One part of the agent: state and message (FS-52). The message is cut when it is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Module {
+    pub(super) status: ModuleState,
+    pub(super) message: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) states: BTreeMap<&'static str, String>,
+}
+
+impl Module {
+    pub(super) fn new(status: ModuleState, message: &str) -> Self {
+        let (kept, was_cut) = cut(message, MESSAGE);
+        let message = if was_cut { format!("{kept}...") } else { kept.to_owned() };
+        Self { status, message, states: BTreeMap::new() }
+    }
+}
+
+impl Default for Module {
+    fn default() -> Self {
+        Self::new(ModuleState::Unknown, "Status unknown.")
+    }
+}
+
+/// The whole document, members in the order of FS-41 to FS-51.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Document<'a> {
+    #[serde(serialize_with = "as_text")]
+    pub(super) timestamp: crate::time::Stamp,
+    pub(super) proxy_agent_status: AgentStatus<'a>,
+    pub(super) proxy_connection_summary: Vec<Entry<'a>>,
+    pub(super) failed_authenticate_summary: Vec<Entry<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AgentStatus<'a> {
+    pub(super) version: &'a str,
+    pub(super) status: Overall,
+    pub(super) monitor_status: &'a Module,
+    pub(super) key_latch_status: Module,
+    pub(super) ebpf_program_status: &'a Module,
+    pub(super) proxy_listener_status: &'a Module,
+    pub(super) telemetry_logger_status: Module,
+    pub(super) proxy_connections_count: u64,
+}
+
+/// FS-43.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Overall {
+    Success,
+    Error,
+}
+
+impl Overall {
+    /// All of the three must run.
+    pub(super) fn of(modules: [&Module; 3]) -> Self {
+        if modules.iter().all(|m| m.status == ModuleState::Running) { Self::Success } else { Self::Error }
+    }
+}
+
+/// The document as it is served, or as it is written to the file.
+pub(super) fn render(document: &Document<'_>, pretty: bool) -> Vec<u8> {
+    let text = if pretty { serde_json::to_vec_pretty(document) } else { serde_json::to_vec(document) };
+    // Texts and numbers written to memory: cannot fail. If it did, an empty object is what readers take for "no status".
+    text.unwrap_or_else(|_| b"{}".to_vec())
+}
+
+/// Content of `provisioned.tag` (FS-33).
+pub(super) fn provisioned_tag(now: Wall) -> Vec<u8> {
+    now.stamp().to_string().into_bytes()
+}
+
+/// Content of `status.tag`: the text of PX-57, escaped (FS-34).
+pub(super) fn status_tag(text: &str) -> Vec<u8> {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            _ => out.push(c),
+        }
+    }
+    out.into_bytes()
+}
+
+/// Body of an answer to `/provision` (PX-54).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ProvisionAnswer<'a> {
+    pub(super) finished: bool,
+    pub(super) error_message: &'a str,
+}
+
+fn as_text<S: serde::Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_cut_at_a_character_px57() {
+        assert_eq!(Module::new(ModuleState::Stopped, &"x".repeat(1024)).message.len(), 1024);
+        let long = format!("{}é and more", "x".repeat(1023));
+        let expected = format!("{}...", "x".repeat(1023));
+        assert_eq!(Module::new(ModuleState::Stopped, &long).message, expected);
+    }
+
+    #[test]
+    fn tag_is_escaped_fs34() {
+        assert_eq!(status_tag("a & 'b' \"c\" <d>\r\n"), b"a &amp; &apos;b&apos; &quot;c&quot; &lt;d&gt;\r\n");
+        assert_eq!(provisioned_tag(Wall(1_767_687_330_412_000_000)), b"2026-01-06T08:15:30.412");
+    }
+}
