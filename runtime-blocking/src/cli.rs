@@ -1,0 +1,228 @@
+//! The command line of both daemons (cli.md section 1): arguments to an [`Invocation`], and everything that needs no daemon.
+
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use crate::config::{self, Config, Warning};
+use crate::status_client::StatusClient;
+pub use usage::{UsageError, help};
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Version of the product (CLI-03).
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the caller wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invocation {
+    /// Run until the service manager ends it (CLI-01).
+    Daemon(Settings),
+    /// Run until Enter is pressed (CLI-02).
+    Console(Settings),
+    /// Print the version (CLI-03).
+    Version,
+    /// Print the usage text (CLI-04).
+    Help,
+    /// Ask the running daemon whether provisioning has finished (CLI-05, CLI-06).
+    Status {
+        /// How long to wait for it.
+        wait: Duration,
+    },
+    /// Read the configuration, say what is wrong with it, end.
+    CheckConfig {
+        /// Another file than the standard one.
+        config: Option<PathBuf>,
+    },
+}
+
+/// What a running agent can be told on its command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Another configuration file than the standard one.
+    pub config: Option<PathBuf>,
+    /// Started by hand: as the daemon, without looking for a service manager.
+    pub foreground: bool,
+}
+
+/// Reads the arguments, program name excluded.
+///
+/// # Errors
+/// [`UsageError`] (CLI-07): belongs on standard error, exit status [`UsageError::EXIT_STATUS`].
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
+    let mut found = Found::default();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        // Nothing that we know is not UTF-8, except the value of --config.
+        let Some(text) = arg.to_str() else { return Err(UsageError::unknown(&arg.to_string_lossy())) };
+        if let Some(long) = text.strip_prefix("--") {
+            let (name, value) = long.split_once('=').map_or((long, None), |(n, v)| (n, Some(v.into())));
+            match name {
+                "wait" => found.wait(value.or_else(|| args.next()))?,
+                "config" => found.config(value.or_else(|| args.next()))?,
+                _ if value.is_some() && usage::FLAGS.contains(&name) => return Err(UsageError::takes_no_value(name)),
+                "status" => found.status = true,
+                "version" => found.version = true,
+                "foreground" => found.foreground = true,
+                "check-config" => found.check = true,
+                // Whoever asks for help gets it, whatever follows.
+                "help" => return Ok(Invocation::Help),
+                _ => return Err(UsageError::unknown(text)),
+            }
+        } else if let Some(shorts) = text.strip_prefix('-').filter(|s| !s.is_empty()) {
+            let mut rest = shorts.chars();
+            while let Some(short) = rest.next() {
+                match short {
+                    's' => found.status = true,
+                    'v' => found.version = true,
+                    'h' => return Ok(Invocation::Help),
+                    'w' => {
+                        // The rest of the word is the value: `-w5`, `-w=5`; else the next word.
+                        let value = rest.as_str();
+                        let value = value.strip_prefix('=').unwrap_or(value);
+                        found.wait(if value.is_empty() { args.next() } else { Some(value.into()) })?;
+                        break;
+                    }
+                    _ => return Err(UsageError::unknown(text)),
+                }
+            }
+        } else {
+            match text {
+                "console" => found.console = true,
+                "help" => return Ok(Invocation::Help),
+                _ => return Err(UsageError::unknown(text)),
+            }
+        }
+    }
+    found.invocation()
+}
+
+/// Options seen so far.
+#[derive(Default)]
+struct Found {
+    version: bool,
+    status: bool,
+    console: bool,
+    foreground: bool,
+    check: bool,
+    wait: Option<Duration>,
+    config: Option<PathBuf>,
+}
+
+impl Found {
+    fn wait(&mut self, value: Option<OsString>) -> Result<(), UsageError> {
+        let value = value.ok_or(UsageError::MissingValue("--wait", "a number of seconds"))?;
+        // `parse` alone would also take a leading plus sign.
+        let seconds = value.to_str().filter(|v| v.bytes().all(|b| b.is_ascii_digit())).and_then(|v| v.parse().ok());
+        let seconds = seconds.ok_or_else(|| UsageError::NotANumber(value.to_string_lossy().into_owned()))?;
+        once(&mut self.wait, "--wait", Duration::from_secs(seconds))
+    }
+
+    fn config(&mut self, value: Option<OsString>) -> Result<(), UsageError> {
+        let value = value.filter(|v| !v.is_empty()).ok_or(UsageError::MissingValue("--config", "a file"))?;
+        once(&mut self.config, "--config", value.into())
+    }
+
+    /// CLI-07, CLI-08: `--version` wins over `--status`, which wins over `console`.
+    fn invocation(self) -> Result<Invocation, UsageError> {
+        if self.wait.is_some() && !self.status {
+            return Err(UsageError::WaitWithoutStatus);
+        }
+        let settings = Settings { config: self.config, foreground: self.foreground };
+        Ok(if self.version {
+            Invocation::Version
+        } else if self.status {
+            Invocation::Status { wait: self.wait.unwrap_or_default() }
+        } else if self.check {
+            Invocation::CheckConfig { config: settings.config }
+        } else if self.console {
+            Invocation::Console(settings)
+        } else {
+            Invocation::Daemon(settings)
+        })
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), UsageError> {
+    if slot.replace(value).is_some() { Err(UsageError::Twice(name)) } else { Ok(()) }
+}
+
+/// What `main` does next.
+#[derive(Debug)]
+pub enum Next {
+    /// Everything is done: end with this status.
+    Exit(u8),
+    /// Be the agent.
+    Run(Run),
+}
+
+/// How to be the agent.
+#[derive(Debug)]
+pub struct Run {
+    /// What the configuration says.
+    pub config: Config,
+    /// What is odd about it: to be logged once there is a log.
+    pub warnings: Vec<Warning>,
+    /// Print the prompt of CLI-02 and end at a line on standard input.
+    pub console: bool,
+    /// Started by hand.
+    pub foreground: bool,
+}
+
+/// Does what needs no daemon, and loads the configuration for what does. `started` is when the process began, as nearly as `main` can
+/// tell.
+pub fn begin(args: impl IntoIterator<Item = OsString>, started: Instant, out: &mut dyn Write, err: &mut dyn Write) -> Next {
+    let invocation = match parse(args) {
+        Ok(invocation) => invocation,
+        Err(e) => {
+            let _ = writeln!(err, "{e}");
+            return Next::Exit(UsageError::EXIT_STATUS);
+        }
+    };
+    let (settings, console) = match invocation {
+        Invocation::Daemon(settings) => (settings, false),
+        Invocation::Console(settings) => (settings, true),
+        Invocation::Version => return print(out, &format!("{VERSION}\n")),
+        Invocation::Help => return print(out, &help()),
+        Invocation::Status { wait } => return Next::Exit(StatusClient::new(wait, started).run(out, err)),
+        Invocation::CheckConfig { config } => return Next::Exit(check(config, out, err)),
+    };
+    match Config::load(settings.config.as_deref()) {
+        Ok((config, warnings)) => Next::Run(Run { config, warnings, console, foreground: settings.foreground }),
+        Err(e) => {
+            let _ = writeln!(err, "{e}");
+            Next::Exit(config::EXIT_STATUS)
+        }
+    }
+}
+
+fn print(out: &mut dyn Write, text: &str) -> Next {
+    // A reader that has gone (`| head -1`) is not our failure.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Next::Exit(0)
+}
+
+/// `--check-config`: 0 if the file can be used (warnings are on standard error), [`config::EXIT_STATUS`] if not.
+fn check(path: Option<PathBuf>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    match Config::load(path.as_deref()) {
+        Ok((config, warnings)) => {
+            for warning in &warnings {
+                let _ = writeln!(err, "{warning}");
+            }
+            let oddities = match warnings.len() {
+                0 => String::new(),
+                1 => ", 1 warning".into(),
+                n => format!(", {n} warnings"),
+            };
+            let _ = writeln!(out, "{}: ok{oddities}", config.path.display());
+            0
+        }
+        Err(e) => {
+            let _ = writeln!(err, "{e}");
+            config::EXIT_STATUS
+        }
+    }
+}

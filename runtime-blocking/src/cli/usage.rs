@@ -1,0 +1,109 @@
+//! What the caller reads: the usage text, and what was wrong with the arguments.
+
+use super::VERSION;
+use crate::config::DEFAULT_PATH;
+use crate::config::suggest::closest;
+use std::fmt;
+
+/// Long options without a value.
+pub(super) const FLAGS: [&str; 5] = ["status", "version", "help", "foreground", "check-config"];
+
+/// Everything that can stand on the command line, for suggestions.
+const WORDS: [&str; 9] =
+    ["--status", "--version", "--help", "--foreground", "--check-config", "--wait", "--config", "console", "help"];
+
+/// The usage text (CLI-04).
+#[must_use]
+pub fn help() -> String {
+    format!(
+        "\
+azure-proxy-agent {VERSION}: guards the metadata endpoints of an Azure virtual machine
+
+Usage: azure-proxy-agent [COMMAND] [OPTIONS]
+
+Without arguments it runs as the service: in the foreground, until it is told to end.
+
+Commands:
+  console                Run in the foreground until Enter is pressed
+  help                   Print this text
+
+Options:
+  -s, --status           Ask the running agent whether provisioning has finished
+  -w, --wait <seconds>   With --status: wait that long for it [default: 0]
+      --config <file>    Read this configuration [default: {DEFAULT_PATH}]
+      --check-config     Say what is wrong with the configuration, and end
+      --foreground       Run as the service does, started by hand (ends at Ctrl-C)
+  -v, --version          Print the version
+  -h, --help             Print this text
+
+Exit status of --status:
+  0  finished
+  1  not finished within the wait
+  2  finished with errors (they are on standard output), or wrong arguments
+
+Examples:
+  azure-proxy-agent --status --wait 120
+  azure-proxy-agent --check-config --config ./proxy-agent.json
+  azure-proxy-agent --foreground --config ./proxy-agent.json
+"
+    )
+}
+
+/// Arguments that mean nothing (CLI-07).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UsageError {
+    /// An option or command that does not exist.
+    Unknown {
+        /// As it was written.
+        word: String,
+        /// What may have been meant.
+        meant: Option<&'static str>,
+    },
+    /// An option at the end that needs a value: its name, and what the value is.
+    MissingValue(&'static str, &'static str),
+    /// The value of `--wait` is not an unsigned 64-bit decimal number.
+    NotANumber(String),
+    /// A value for an option that takes none.
+    TakesNoValue(String),
+    /// `--wait` without `--status`.
+    WaitWithoutStatus,
+    /// Two values for one option.
+    Twice(&'static str),
+}
+
+impl UsageError {
+    /// CLI-07.
+    pub const EXIT_STATUS: u8 = 2;
+
+    pub(super) fn unknown(word: &str) -> Self {
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        Self::Unknown { word: word.to_owned(), meant: closest(name, WORDS) }
+    }
+
+    pub(super) fn takes_no_value(name: &str) -> Self {
+        Self::TakesNoValue(format!("--{name}"))
+    }
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("azure-proxy-agent: ")?;
+        match self {
+            Self::Unknown { word, meant } => {
+                let kind = if word.starts_with('-') { "option" } else { "command" };
+                write!(f, "unknown {kind} {word:?}")?;
+                if let Some(meant) = meant {
+                    write!(f, "; did you mean {meant}?")?;
+                }
+            }
+            Self::MissingValue(option, what) => write!(f, "{option} needs {what}")?,
+            Self::NotANumber(value) => write!(f, "--wait needs a whole number of seconds, not {value:?}")?,
+            Self::TakesNoValue(option) => write!(f, "{option} takes no value")?,
+            Self::WaitWithoutStatus => f.write_str("--wait goes with --status only")?,
+            Self::Twice(option) => write!(f, "{option} is given twice")?,
+        }
+        f.write_str("\nTry: azure-proxy-agent --help")
+    }
+}
+
+impl std::error::Error for UsageError {}

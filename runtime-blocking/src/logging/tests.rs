@@ -1,0 +1,145 @@
+//! What arrives where, byte for byte.
+
+use super::*;
+use crate::host::scratch::Scratch;
+use std::io;
+use std::sync::Arc;
+
+/// A stream that can be read afterwards.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("lock").clone()).expect("UTF-8")
+    }
+}
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("lock").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn config(log_folder: &str, file: &str, system: &str) -> Config {
+    let json = format!(
+        r#"{{"logFolder": "{log_folder}", "eventFolder": "/e", "latchKeyFolder": "/k", "monitorIntervalInSeconds": 1,
+            "pollKeyStatusIntervalInSeconds": 1, "ebpfProgramName": "x", "fileLogLevel": "{file}", "fileLogLevelForSystemEvents": "{system}"}}"#
+    );
+    Config::parse(Path::new("test"), json.as_bytes(), &|_| None).expect("configuration").0
+}
+
+/// A logger with captured streams: logger, standard output, standard error.
+fn logger(config: &Config, style: Style) -> (Logger, Captured, Captured) {
+    let (out, err) = (Captured::default(), Captured::default());
+    let pipe = |c: &Captured| (Target::Pipe(Box::new(c.clone())), style);
+    (Logger::new(config, pipe(&out), pipe(&err)), out, err)
+}
+
+fn say(logger: &Logger, level: Level, target: &str, text: &str) {
+    logger.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
+}
+
+#[test]
+fn fs71_streams_get_the_bare_text_up_to_their_level_and_errors_go_to_standard_error() {
+    let (logger, out, err) = logger(&config("", "Trace", "Info"), Style::Plain);
+    for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+        say(&logger, level, "runtime_blocking", &format!("at {level}"));
+    }
+    assert_eq!((out.text().as_str(), err.text().as_str()), ("at WARN\nat INFO\n", "at ERROR\n"));
+}
+
+#[test]
+fn fs60_fs61_fs70_files_get_header_and_text_each_record_in_its_file() {
+    let scratch = Scratch::new("logging");
+    let folder = scratch.path().to_str().expect("UTF-8");
+    let (logger, out, _) = logger(&config(folder, "Info", "Error"), Style::Plain);
+    say(&logger, Level::Info, "azure_proxy_agent_core::agent", "hello");
+    say(&logger, Level::Debug, "azure_proxy_agent_core::agent", "too detailed");
+    say(&logger, Level::Warn, CONNECTION, "1[7] - two\nlines\n");
+    assert_eq!(out.text(), "", "FS-15");
+    assert_eq!(scratch.names(), [CONNECTION_FILE, AGENT_FILE]);
+
+    let read = |name: &str| std::fs::read_to_string(scratch.path().join(name)).expect("read");
+    let agent = read(AGENT_FILE);
+    let (stamp, rest) = agent.split_at(23);
+    assert!(stamp.as_bytes().get(10) == Some(&b'T') && stamp.as_bytes().get(19) == Some(&b'.'), "{stamp}");
+    assert_eq!(rest, " [INFO]    hello\n", "text begins at column 35");
+    let connection = read(CONNECTION_FILE);
+    let (_, rest) = connection.split_at(23);
+    assert_eq!(rest, format!(" [WARN]    1[7] - two\n{}lines\n", " ".repeat(34)));
+}
+
+#[test]
+fn sec_f2_no_text_forges_a_line_or_commands_a_terminal() {
+    let (logger, out, _) = logger(&config("", "Info", "Info"), Style::Plain);
+    say(&logger, Level::Info, "runtime_blocking", "a\r\x1b[2Jb\u{9b}\tc");
+    assert_eq!(out.text(), "a\\r\\u{1b}[2Jb\\u{9b}\tc\n");
+}
+
+#[test]
+fn the_journal_gets_a_priority_on_every_line() {
+    let (logger, out, err) = logger(&config("", "Info", "Trace"), Style::Journal);
+    for level in [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace] {
+        say(&logger, level, "runtime_blocking", "one\ntwo\n\n");
+    }
+    assert_eq!(out.text(), "<4>one\n<4>two\n<6>one\n<6>two\n<7>one\n<7>two\n<7>one\n<7>two\n");
+    assert_eq!(err.text(), "<3>one\n<3>two\n");
+}
+
+#[test]
+fn a_terminal_gets_colours_for_what_is_not_ordinary() {
+    let (logger, out, err) = logger(&config("", "Info", "Debug"), Style::Colour);
+    for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+        say(&logger, level, "runtime_blocking", "x");
+    }
+    assert_eq!(out.text(), "\x1b[33mx\x1b[0m\nx\n\x1b[2mx\x1b[0m\n");
+    assert_eq!(err.text(), "\x1b[31mx\x1b[0m\n");
+}
+
+#[test]
+fn libraries_are_heard_from_warnings_on() {
+    let (logger, out, _) = logger(&config("", "Trace", "Trace"), Style::Plain);
+    say(&logger, Level::Debug, "polling::epoll", "chatter");
+    say(&logger, Level::Warn, "aya::bpf", "matters");
+    say(&logger, Level::Trace, "redirect_ebpf::load", "ours");
+    assert_eq!(out.text(), "matters\nours\n");
+}
+
+#[test]
+fn sec_e2_a_refused_log_folder_is_reported_once_and_the_streams_go_on() {
+    let scratch = Scratch::new("logging");
+    std::os::unix::fs::symlink("/nonexistent", scratch.path().join("link")).expect("link");
+    let folder = scratch.path().join("link");
+    let (logger, out, err) = logger(&config(folder.to_str().expect("UTF-8"), "Info", "Info"), Style::Plain);
+    say(&logger, Level::Info, "runtime_blocking", "one");
+    say(&logger, Level::Info, "runtime_blocking", "two");
+    assert_eq!(out.text(), "one\ntwo\n");
+    let expected =
+        format!("The log file ProxyAgent.log is not written: {}: refused, because it is a symbolic link\n", folder.display());
+    assert_eq!(err.text(), expected);
+}
+
+#[test]
+fn nothing_is_formatted_that_nobody_reads() {
+    let level = |folder, file, system| logger(&config(folder, file, system), Style::Plain).0.level();
+    assert_eq!(level("", "Trace", "Warn"), LevelFilter::Warn, "file logs are off");
+    assert_eq!(level("/nowhere", "Debug", "Warn"), LevelFilter::Debug);
+    assert_eq!(level("/nowhere", "Error", "Info"), LevelFilter::Info);
+}
+
+#[test]
+fn the_journal_is_recognized_by_device_and_inode() {
+    let scratch = Scratch::new("logging");
+    let file = std::fs::File::create(scratch.path().join("stream")).expect("create");
+    let stat = rustix::fs::fstat(&file).expect("stat");
+    let id = format!("{}:{}", stat.st_dev, stat.st_ino);
+    assert_eq!(Style::of(file.as_fd(), Some(&id), false), Style::Journal);
+    assert_eq!(Style::of(file.as_fd(), Some("1:2"), false), Style::Plain, "inherited from a parent");
+    assert_eq!(Style::of(file.as_fd(), None, false), Style::Plain);
+}
