@@ -16,6 +16,8 @@ pub mod identity;
 pub mod keeper;
 pub mod limits;
 pub mod policy;
+#[cfg(feature = "replay")]
+pub mod replay;
 pub mod report;
 pub mod sign;
 pub mod time;
