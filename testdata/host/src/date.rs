@@ -21,7 +21,7 @@ pub fn format(seconds: i64) -> String {
     )
 }
 
-/// Seconds since 1970, or `None` if `text` is not exactly what [`format`] would print for that time.
+/// Seconds since 1970, or `None` if `text` is not exactly what [`format()`] would print for that time.
 pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     if bytes.len() != 29 || !text.is_ascii() {
