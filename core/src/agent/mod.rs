@@ -25,7 +25,7 @@ pub use summary::Record;
 
 use crate::authz::{Document, Rules};
 use crate::effect::{LocalQuery, LocalReply, RecordKind, RequestCounter};
-use crate::identity::{Destination, PerDestination};
+use crate::identity::{Destination, PerDestination, TargetMode};
 use crate::keeper::wire::ChannelState;
 use crate::keeper::{KeyKeeper, Step, schedule};
 use crate::policy::{Epoch, Policy};
@@ -90,6 +90,9 @@ struct Redirector {
     loaded: bool,
     /// The message to go back to when a failed redirect succeeds again.
     running: String,
+    /// What the latest good status wants, as of the end of its iteration: a key that the status asks for is in use then, or
+    /// could not be got. Nothing before that (W-111).
+    wanted: Option<PerDestination<TargetMode>>,
     /// A redirect is to be asked for.
     due: bool,
     /// One was asked for and is not answered yet.
@@ -258,7 +261,10 @@ impl Agent {
                 }
                 Step::LatchLost => self.provision.clear(Flag::KeyLatch),
                 Step::LatchCleared => self.provision.reset(now),
-                Step::IterationEnded => self.redirector.due = true,
+                Step::IterationEnded => {
+                    self.redirector.wanted = self.keeper.status().map(|status| status.targets);
+                    self.redirector.due = true;
+                }
                 Step::Problem(text) => self.say(Level::Warn, false, &text),
                 Step::Milestone(text) => {
                     let console = self.keeper.signer().is_some() || self.keeper.state() == ChannelState::Disabled;
@@ -269,15 +275,15 @@ impl Agent {
         self.redirect();
     }
 
-    /// Asks for the redirect that the latest good status wants (W-84), if it is time: before a good status there is none (W-111).
+    /// Asks for the redirect that is wanted (W-84), if it is time.
     fn redirect(&mut self) {
         if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
             return;
         }
-        if let Some(status) = self.keeper.status() {
+        if let Some(wanted) = self.redirector.wanted {
             self.redirector.due = false;
             self.redirector.in_flight = true;
-            self.effects.push_back(AgentEffect::Redirect(status.targets));
+            self.effects.push_back(AgentEffect::Redirect(wanted));
         }
     }
 

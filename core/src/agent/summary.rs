@@ -5,7 +5,7 @@
 
 use crate::effect::RecordKind;
 use crate::http::reply::Status;
-use crate::identity::{Claims, Executable};
+use crate::identity::{Claims, Executable, Peer};
 use crate::time::{Mono, Now};
 use core::net::{IpAddr, SocketAddrV4};
 use core::time::Duration;
@@ -24,17 +24,15 @@ const BUCKETS: usize = 17;
 /// Most bytes of one table in the status document, which stays below 4 MiB (S-53).
 const EXPORT: usize = 1_500_000;
 
-/// What a table needs to know of a finished request. Everything but the claims is the key (PX-106), and so are most claims.
+/// What a table needs to know of a finished request. All of it is the key (PX-106), but for a few claims.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
     /// Which table.
     pub kind: RecordKind,
-    /// Who asked; `None` for a caller without identity.
-    pub claims: Option<&'a Arc<Claims>>,
+    /// Who asked, and whom.
+    pub peer: &'a Peer,
     /// The caller's address.
     pub client_ip: IpAddr,
-    /// The destination that the caller asked for, if it was redirected.
-    pub original: Option<SocketAddrV4>,
     /// Status of the response; 403 for the failed table (PX-104).
     pub status: Status,
 }
@@ -106,9 +104,9 @@ impl Table {
                 let mut buckets = Buckets::default();
                 buckets.count(now);
                 let row = Row {
-                    claims: record.claims.cloned(),
+                    claims: claims(record.peer).cloned(),
                     client_ip: record.client_ip,
-                    original: record.original,
+                    original: record.peer.original(),
                     status: record.status,
                     buckets,
                     used: self.uses,
@@ -164,7 +162,7 @@ struct Key<'a> {
 
 impl<'a> Key<'a> {
     fn of(record: &Record<'a>) -> Self {
-        Self::new(record.claims, record.client_ip, record.original, record.status)
+        Self::new(claims(record.peer), record.client_ip, record.peer.original(), record.status)
     }
 
     fn new(claims: Option<&'a Arc<Claims>>, client_ip: IpAddr, original: Option<SocketAddrV4>, status: Status) -> Self {
@@ -180,6 +178,14 @@ impl<'a> Key<'a> {
             }
         };
         Self { user, path, command_line, client_ip, original, status: status.0 }
+    }
+}
+
+const fn claims(peer: &Peer) -> Option<&Arc<Claims>> {
+    match peer {
+        Peer::Redirected { claims, .. } => Some(claims),
+        Peer::Direct { claims } => claims.as_ref(),
+        Peer::Unidentified { .. } | Peer::Unknown => None,
     }
 }
 

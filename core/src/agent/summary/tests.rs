@@ -1,1 +1,104 @@
+use super::*;
+use crate::identity::{Confidence, Destination, RawText};
+use crate::time::Wall;
 
+fn at(secs: u64) -> Now {
+    Now { mono: Mono(0) + Duration::from_secs(secs), wall: Wall(0) }
+}
+
+fn alice(command_line: &str) -> Peer {
+    let claims = Claims {
+        user_id: 1000,
+        user_name: RawText::from("alice"),
+        user_groups: vec![RawText::from("alice"), RawText::from("docker")],
+        process_id: 7,
+        executable: Executable::Known(RawText::from("/usr/bin/curl")),
+        command_line: command_line.into(),
+        cgroup: 1,
+        confidence: Confidence::Verified,
+    };
+    Peer::Redirected { to: Destination::Imds.addr(), claims: Arc::new(claims) }
+}
+
+fn normal(peer: &Peer, status: u16) -> Record<'_> {
+    Record { kind: RecordKind::Normal, peer, client_ip: [127, 0, 0, 1].into(), status: Status(status) }
+}
+
+fn counts(summaries: &Summaries) -> Vec<u64> {
+    summaries.export(RecordKind::Normal).iter().map(|e| e.count).collect()
+}
+
+#[test]
+fn a_bucket_is_opened_every_900_s_px107_px108() {
+    let (mut s, peer) = (Summaries::default(), alice("curl"));
+    let opened: Vec<u64> = (0..4000).step_by(100).filter(|t| s.record(at(*t), &normal(&peer, 200))).collect();
+    assert_eq!(opened, [0, 900, 1800, 2700, 3600]);
+    assert_eq!(counts(&s), [40]);
+}
+
+#[test]
+fn buckets_are_forgotten_after_four_hours_px107() {
+    let (mut s, peer) = (Summaries::default(), alice("curl"));
+    for t in (0..=14_400).step_by(900) {
+        assert!(s.record(at(t), &normal(&peer, 200)));
+    }
+    s.expire(at(14_400));
+    assert_eq!(counts(&s), [17]);
+    s.expire(at(14_401));
+    assert_eq!(counts(&s), [16]);
+    assert!(s.record(at(15_300), &normal(&peer, 200)));
+    assert_eq!(counts(&s), [17], "17 places are enough");
+    s.expire(at(15_300 + 14_401));
+    assert_eq!(counts(&s), [0u64; 0], "a key without buckets is dropped");
+}
+
+#[test]
+fn the_key_is_px106() {
+    let mut s = Summaries::default();
+    let (a, b) = (alice("curl"), alice("curl -v"));
+    assert!(s.record(at(0), &normal(&a, 200)));
+    assert!(!s.record(at(1), &normal(&alice("curl"), 200)), "equal claims, another connection");
+    assert!(s.record(at(2), &normal(&b, 200)), "command line");
+    assert!(s.record(at(3), &normal(&a, 403)), "status");
+    assert!(s.record(at(4), &normal(&Peer::Unknown, 421)), "no identity");
+    assert!(s.record(at(5), &Record { client_ip: [127, 0, 0, 2].into(), ..normal(&a, 200) }), "client address");
+    assert!(s.record(at(6), &Record { kind: RecordKind::Failed, ..normal(&a, 403) }), "the other table");
+    assert_eq!(counts(&s), [1, 1, 1, 1, 2], "most recently used first");
+}
+
+#[test]
+fn entries_have_the_members_of_fs55() {
+    let mut s = Summaries::default();
+    s.record(at(0), &normal(&alice("curl \"x\"\n"), 403));
+    s.record(at(1), &normal(&Peer::Unknown, 421));
+    assert_eq!(
+        serde_json::to_string(&s.export(RecordKind::Normal)).unwrap(),
+        "[{\"userName\":\"empty\",\"ip\":\"None\",\"port\":0,\"processCmdLine\":\"empty\",\"responseStatus\":\"421 Misdirected Request\",\
+         \"count\":1,\"userGroups\":[],\"processFullPath\":\"empty\"},\
+         {\"userName\":\"alice\",\"ip\":\"169.254.169.254\",\"port\":80,\"processCmdLine\":\"curl \\\"x\\\"\\n\",\
+         \"responseStatus\":\"403 Forbidden\",\"count\":1,\"userGroups\":[\"alice\",\"docker\"],\"processFullPath\":\"/usr/bin/curl\"}]"
+    );
+}
+
+#[test]
+fn tables_are_bounded_px110_s53() {
+    let mut s = Summaries::default();
+    // Worst case for the document: every byte is escaped.
+    let peer = |n: u32| alice(&format!("{n}{}", "\u{1}".repeat(1000)));
+    let kept = peer(0);
+    for n in 0..3000 {
+        assert!(s.record(at(1), &normal(&peer(n), 200)));
+        s.record(at(1), &normal(&kept, 200));
+    }
+    assert_eq!(s.normal.rows.len(), KEYS);
+    assert!(s.normal.rows.is_sorted_by(|a, b| a.key() < b.key()));
+    assert!(!s.record(at(1), &normal(&kept, 200)), "the least recently used go first");
+    assert!(!s.record(at(1), &normal(&peer(2999), 200)));
+    let entries = s.export(RecordKind::Normal);
+    assert!(serde_json::to_vec(&entries).unwrap().len() < 2_000_000);
+    assert_eq!(
+        serde_json::to_value(&entries[1]).unwrap()["processCmdLine"].as_str().map(|t| t.len()),
+        Some(1001),
+        "whole entries"
+    );
+}

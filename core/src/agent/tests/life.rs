@@ -1,0 +1,185 @@
+//! What changes while the agent runs: keys, rules, states, redirects, the clock.
+
+use super::*;
+use TargetMode::{Audit, Enforce, Off};
+
+#[test]
+fn polls_are_fast_until_the_first_status_w85() {
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.host.status = Err(FetchError::TimedOut);
+    rig.start();
+    rig.secs(299);
+    assert_eq!(rig.polls(), 300);
+    rig.secs(16);
+    assert_eq!(rig.polls(), 302, "at 300 s the last fast one, then every 15 s");
+    rig.host.status = Ok((200, v1("Wireserver", None)));
+    rig.secs(15);
+    assert_eq!(rig.guid_in_use(), Some(GUID));
+}
+
+#[test]
+fn a_named_key_is_taken_over_w97() {
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.start_all();
+    rig.host.status = Ok((200, v1("Wireserver", Some(GUID))));
+    rig.secs(30);
+    let before = Arc::clone(&rig.policy);
+    assert_eq!(rig.polls(), 3);
+    assert_eq!(rig.calls.len(), 5, "the key in use is the expected one: nothing to do");
+
+    // The host wants another key, and its own answers fail at first: the old key goes on being used.
+    rig.host.status = Ok((200, v1("Wireserver", Some(OTHER_GUID))));
+    rig.host.key = Ok((500, String::new()));
+    rig.secs(30);
+    assert!(Arc::ptr_eq(&before, &rig.policy));
+    rig.host.key = Ok((200, key_document(OTHER_GUID, OTHER_KEY)));
+    rig.secs(15);
+    assert_eq!(rig.guid_in_use(), Some(OTHER_GUID));
+    assert_eq!(before.signer.as_ref().map(|s| s.guid().as_str()), Some(GUID), "a request in flight keeps its signer");
+    assert!(rig.disk.contains_key(GUID), "old key files are kept");
+
+    // Back: the old file serves.
+    rig.host.status = Ok((200, v1("Wireserver", Some(GUID))));
+    rig.host.key = Ok((500, String::new()));
+    rig.secs(15);
+    assert_eq!(rig.guid_in_use(), Some(GUID));
+}
+
+#[test]
+fn disabled_forgets_the_key_w82_w100() {
+    let mut rig = Rig::new(v2(None, RULES));
+    rig.start_all();
+    assert_eq!(rig.guid_in_use(), Some(GUID));
+    rig.host.status = Ok((200, v2(Some(GUID), RULES).replace("\"secureChannelEnabled\":true", "\"secureChannelEnabled\":false")));
+    rig.secs(15);
+    assert_eq!(rig.guid_in_use(), None);
+    assert!(
+        rig.policy.rules.imds.is_none() && rig.policy.rules.wireserver.is_none() && rig.policy.rules.hostga.is_none(),
+        "W-44"
+    );
+    assert_eq!(rig.redirects.last(), Some(&targets(Off, Off)));
+    assert_eq!(rig.key_message(), "Customer has not enforce the secure channel state. - 15000");
+    let states = &rig.status()["proxyAgentStatus"]["keyLatchStatus"]["states"];
+    assert_eq!((states["secureChannelState"].as_str(), states.get("keyGuid")), (Some("disabled"), None));
+    assert!(rig.disk.contains_key(GUID), "files stay");
+    // And back: the file serves.
+    rig.host.status = Ok((200, v2(Some(GUID), RULES)));
+    rig.secs(15);
+    assert_eq!(rig.guid_in_use(), Some(GUID));
+    assert_eq!(rig.redirects.last(), Some(&targets(Audit, Enforce)));
+}
+
+#[test]
+fn documents_are_compared_as_a_whole_w45() {
+    let mut rig = Rig::new(v2(Some(GUID), RULES));
+    rig.start_all();
+    let first = Arc::clone(&rig.policy);
+    rig.host.status = Ok((200, v2(Some(GUID), &RULES.replace("enforce", "audit"))));
+    rig.secs(15);
+    assert_eq!(rig.policy.epoch.0, first.epoch.0 + 1);
+    assert_eq!(rig.policy.rules.wireserver.as_ref().map(|r| r.mode()), Some(Mode::Audit), "the same id, another mode");
+    assert_eq!(rig.policy.rules.hostga.as_ref().map(|r| r.mode()), Some(Mode::Audit));
+    assert_eq!(rig.redirects.last(), Some(&targets(Audit, Audit)));
+    rig.secs(60);
+    assert_eq!(rig.policy.epoch.0, first.epoch.0 + 1, "nothing new, nothing published");
+}
+
+#[test]
+fn rules_hold_before_the_key_and_the_key_before_the_redirect() {
+    let mut rig = Rig::new(v2(None, RULES));
+    rig.event(AgentEvent::RedirectorReady);
+    rig.start();
+    let place = |name: &str| rig.trace.iter().position(|t| t == name).unwrap();
+    assert!(place("publish") < place("POST /secure-channel/key"));
+    assert!(place("publish with key") < place("redirect"));
+}
+
+#[test]
+fn an_unknown_mode_is_visible_r12_s23() {
+    let mut rig = Rig::new(v2(Some(GUID), &RULES.replace("enforce", "inform")));
+    rig.start_all();
+    assert!(rig.key_message().contains("unknown mode \"inform\""), "{}", rig.key_message());
+    assert!(rig.notices.iter().any(|n| n.starts_with("WireServer rules: unknown mode")));
+    assert_eq!(rig.redirects.last(), Some(&targets(Audit, Audit)));
+}
+
+#[test]
+fn nothing_is_redirected_before_a_good_status_w111() {
+    let mut rig = Rig::new(v1("WireserverAndImds", None));
+    rig.host.status = Ok((200, "nonsense".to_owned()));
+    rig.start_all();
+    rig.secs(100);
+    assert!(rig.redirects.is_empty());
+    rig.host.status = Ok((200, v1("WireserverAndImds", None)));
+    rig.secs(1);
+    assert_eq!(rig.redirects.first(), Some(&targets(Enforce, Enforce)));
+}
+
+#[test]
+fn nothing_is_redirected_before_the_redirector_is_ready() {
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.start();
+    rig.secs(60);
+    assert!(rig.redirects.is_empty());
+    rig.event(AgentEvent::RedirectorReady);
+    assert_eq!(rig.redirects, [targets(Audit, Enforce)], "at once, not at the next poll");
+}
+
+#[test]
+fn the_redirect_follows_the_status_even_without_a_key_w84() {
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.host.key = Ok((500, String::new()));
+    rig.start_all();
+    assert_eq!(rig.redirects.last(), Some(&targets(Audit, Enforce)));
+    rig.host.status = Ok((200, v1("WireserverAndImds", None)));
+    rig.secs(15);
+    assert_eq!((rig.redirects.last(), rig.guid_in_use()), (Some(&targets(Enforce, Enforce)), None));
+}
+
+#[test]
+fn the_redirect_is_checked_in_every_iteration_s13() {
+    let mut rig = Rig::new(v1("Wireserver", Some(GUID)));
+    rig.start_all();
+    let before = rig.redirects.len();
+    rig.redirect_error = Some("the link of connect4 is gone");
+    rig.secs(15);
+    assert_eq!(rig.redirects.len(), before + 1);
+    let status = rig.status();
+    assert_eq!(status["proxyAgentStatus"]["status"], "ERROR");
+    assert_eq!(status["proxyAgentStatus"]["ebpfProgramStatus"]["status"], "STOPPED");
+    assert_eq!(status["proxyAgentStatus"]["ebpfProgramStatus"]["message"], "the link of connect4 is gone");
+    rig.secs(15);
+    assert_eq!(rig.notices.iter().filter(|n| n.contains("connect4")).count(), 1, "said once");
+    rig.redirect_error = None;
+    rig.host.status = Err(FetchError::TimedOut);
+    rig.secs(15);
+    assert_eq!(
+        rig.status()["proxyAgentStatus"]["ebpfProgramStatus"]["message"],
+        "Started Redirector with eBPF maps - 0",
+        "also without a status"
+    );
+}
+
+#[test]
+fn own_dates_come_from_the_hosts_clock_w70_w72() {
+    let mut rig = Rig::new(v1("Disabled", None));
+    rig.host.date = "Date: Wed, 07 Jan 2026 00:00:00 GMT\r\n".to_owned();
+    rig.start();
+    assert!(matches!(rig.policy.host_clock, HostClock::Synchronized { .. }), "published");
+    rig.secs(15);
+    let head = String::from_utf8_lossy(rig.calls.last().unwrap().head()).into_owned();
+    assert!(head.contains("\r\nx-ms-azure-host-date: Wed, 07 Jan 2026 00:00:15 GMT\r\n"), "{head}");
+    let first = String::from_utf8_lossy(rig.calls[0].head()).into_owned();
+    assert!(first.contains("\r\nx-ms-azure-host-date: Tue, 06 Jan 2026 08:15:30 GMT\r\n"), "the system's before that: {first}");
+}
+
+#[test]
+fn a_drained_agent_asks_no_more_and_leaves_the_redirect() {
+    let mut rig = Rig::new(v1("Wireserver", Some(GUID)));
+    rig.start_all();
+    let before = rig.trace.len();
+    rig.event(AgentEvent::Drain);
+    rig.secs(30);
+    assert!(rig.trace[before..].iter().all(|t| t == "write Status"), "{:?}", &rig.trace[before..]);
+    assert!(rig.provision(0, false).0, "queries are still answered");
+}
