@@ -10,7 +10,7 @@ pub use usage::{UsageError, help};
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Version of the product (CLI-03).
@@ -156,7 +156,7 @@ pub enum Next {
     /// Everything is done: end with this status.
     Exit(u8),
     /// Be the agent.
-    Run(Run),
+    Run(Box<Run>),
 }
 
 /// How to be the agent.
@@ -172,8 +172,8 @@ pub struct Run {
     pub foreground: bool,
 }
 
-/// Does what needs no daemon, and loads the configuration for what does. `started` is when the process began, as nearly as `main` can
-/// tell.
+/// Does what needs no daemon, and loads the configuration for what does. `started` is when the process began, as nearly as
+/// `main` can tell.
 pub fn begin(args: impl IntoIterator<Item = OsString>, started: Instant, out: &mut dyn Write, err: &mut dyn Write) -> Next {
     let invocation = match parse(args) {
         Ok(invocation) => invocation,
@@ -188,10 +188,10 @@ pub fn begin(args: impl IntoIterator<Item = OsString>, started: Instant, out: &m
         Invocation::Version => return print(out, &format!("{VERSION}\n")),
         Invocation::Help => return print(out, &help()),
         Invocation::Status { wait } => return Next::Exit(StatusClient::new(wait, started).run(out, err)),
-        Invocation::CheckConfig { config } => return Next::Exit(check(config, out, err)),
+        Invocation::CheckConfig { config } => return Next::Exit(check(config.as_deref(), out, err)),
     };
     match Config::load(settings.config.as_deref()) {
-        Ok((config, warnings)) => Next::Run(Run { config, warnings, console, foreground: settings.foreground }),
+        Ok((config, warnings)) => Next::Run(Box::new(Run { config, warnings, console, foreground: settings.foreground })),
         Err(e) => {
             let _ = writeln!(err, "{e}");
             Next::Exit(config::EXIT_STATUS)
@@ -206,8 +206,8 @@ fn print(out: &mut dyn Write, text: &str) -> Next {
 }
 
 /// `--check-config`: 0 if the file can be used (warnings are on standard error), [`config::EXIT_STATUS`] if not.
-fn check(path: Option<PathBuf>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    match Config::load(path.as_deref()) {
+fn check(path: Option<&Path>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    match Config::load(path) {
         Ok((config, warnings)) => {
             for warning in &warnings {
                 let _ = writeln!(err, "{warning}");

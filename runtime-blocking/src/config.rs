@@ -1,6 +1,6 @@
 //! The configuration file: where it is, what it means, and what is wrong with it (files.md section 1).
 //!
-//! Two types: [`raw::Raw`] is the shape of the JSON, [`Config`] is its meaning. Everything else in the product sees only the
+//! Two types: `Raw` is the shape of the JSON, [`Config`] is its meaning. Everything else in the product sees only the
 //! second. Nothing here is global: `main` loads it once and passes it down.
 
 mod raw;
@@ -108,7 +108,7 @@ impl Config {
         let folder = |text: &str| PathBuf::from(expand(text, environment));
         let key_folder = folder(&raw.latch_key_folder);
         if key_folder.as_os_str().is_empty() {
-            return Err(fail(document.problem_at("latchKeyFolder", "the key directory has no name".into())));
+            return Err(fail(document.problem_at("latchKeyFolder", "the key directory has no name")));
         }
         let log_folder = Some(folder(&raw.log_folder)).filter(|f| !f.as_os_str().is_empty());
         let event_folder = folder(&raw.event_folder);
@@ -196,7 +196,7 @@ struct Warnings<'a> {
 
 impl Warnings<'_> {
     fn add(&mut self, member: &str, what: &str) {
-        let problem = self.document.problem_at(member, what.to_owned());
+        let problem = self.document.problem_at(member, what);
         self.list.push(Warning { path: self.path.to_path_buf(), problem });
     }
 

@@ -1,9 +1,9 @@
-//! Where `log::` records go (files.md section 7): to standard output and standard error for people and the journal, and to two
-//! rolled files.
+//! Where `log::` records go (files.md section 7): to standard output and standard error for people and the journal, and to
+//! the agent log.
 //!
-//! The streams get the bare text (FS-71), with the priority in front if the journal reads them and in colour if a person does. The
-//! files get time and level in front (FS-70). Control characters are escaped everywhere, so no text can forge a line or command a
-//! terminal (SEC-F2); whoever logs a caller's text still has to write it as a JSON string (PX-114).
+//! The streams get the bare text (FS-71), with the priority in front if the journal reads them and in colour if a person does.
+//! The file gets time and level in front (FS-70). Control characters are escaped everywhere, so no text can forge a line or
+//! command a terminal (SEC-F2); whoever logs a caller's text still has to write it as a JSON string (PX-114).
 
 mod line;
 #[cfg(test)]
@@ -11,7 +11,7 @@ mod tests;
 
 use crate::clock;
 use crate::config::Config;
-use crate::host::logfile::{Rolling, RollingFile};
+use crate::host::logfile::LogFile;
 use azure_proxy_agent_core::time::Wall;
 use env_logger::Target;
 use line::{Escaped, Style};
@@ -20,24 +20,18 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-/// Target of records that belong to the connection log (FS-61): `log::info!(target: CONNECTION, …)`.
-pub const CONNECTION: &str = "connection";
+/// Target of summary objects (PX-108): to the streams only, because whoever has the record writes it to the connection log
+/// itself.
+pub const SUMMARY: &str = "summary";
 
 /// File of the agent log (FS-60).
 pub const AGENT_FILE: &str = "ProxyAgent.log";
-/// File of the connection log (FS-61).
+/// File of the connection log (FS-61). Written by whoever has the records, not by the logger: a rolled file has one writer.
 pub const CONNECTION_FILE: &str = "ProxyAgent.Connection.log";
 
-/// How long a file that cannot be opened is left alone.
-const RETRY: Duration = Duration::from_secs(10);
-
-/// Sends everything that is logged from now on where `config` says. The first call counts; files that cannot be opened are reported and
-/// tried again later, the streams work in any case.
+/// Sends everything that is logged from now on where `config` says. The first call counts; a file that cannot be opened is
+/// reported and tried again later, the streams work in any case.
 pub fn init(config: &Config) {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
@@ -69,12 +63,7 @@ struct Logger {
     system_level: LevelFilter,
     file_level: LevelFilter,
     /// `None`: file logs are off (FS-04).
-    files: Option<Files>,
-}
-
-struct Files {
-    agent: LogFile,
-    connection: LogFile,
+    file: Option<LogFile>,
 }
 
 impl Logger {
@@ -86,22 +75,18 @@ impl Logger {
                 .format(move |buffer, record| style.write(buffer, record.level(), record.args()))
                 .build()
         };
-        let file = |folder: &PathBuf, name| LogFile::new(folder, name);
         Self {
             out: stream(out),
             err: stream(err),
             system_level: config.system_level.to_level_filter(),
             file_level: config.file_level.to_level_filter(),
-            files: config
-                .log_folder
-                .as_ref()
-                .map(|folder| Files { agent: file(folder, AGENT_FILE), connection: file(folder, CONNECTION_FILE) }),
+            file: config.log_folder.as_ref().map(|folder| LogFile::new(folder, AGENT_FILE)),
         }
     }
 
     /// Above this nobody is interested.
     fn level(&self) -> LevelFilter {
-        self.system_level.max(if self.files.is_some() { self.file_level } else { LevelFilter::Off })
+        self.system_level.max(if self.file.is_some() { self.file_level } else { LevelFilter::Off })
     }
 }
 
@@ -118,15 +103,13 @@ impl Log for Logger {
         if record.level() <= self.system_level {
             stream.log(record);
         }
-        if let Some(files) = &self.files
+        if let Some(file) = &self.file
             && record.level() <= self.file_level
+            && record.target() != SUMMARY
+            && let Err(failure) = write(file, clock::wall(), record)
         {
-            let file = if record.target() == CONNECTION { &files.connection } else { &files.agent };
-            if let Err(failure) = file.write(clock::wall(), record)
-                && let Some(failure) = failure
-            {
-                self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
-            }
+            // Straight to standard error: the log is what does not work.
+            self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
         }
     }
 
@@ -139,84 +122,31 @@ impl Log for Logger {
 /// Libraries have a lot to tell below `Warn` (a line per readiness event); the shipped file level is `Trace`.
 fn is_ours(target: &str) -> bool {
     let root = target.split_once("::").map_or(target, |(root, _)| root);
-    root == CONNECTION || root.starts_with("azure_proxy_agent") || root.starts_with("runtime_") || root == "redirect_ebpf"
+    root == SUMMARY || root.starts_with("azure_proxy_agent") || root.starts_with("runtime_") || root == "redirect_ebpf"
 }
 
-/// One of the two files: opened when there is something to write, and again if that failed a while ago.
-struct LogFile {
-    folder: PathBuf,
-    name: &'static str,
-    state: Mutex<Option<RollingFile>>,
-    /// Nanoseconds since boot before which it is not opened again.
-    retry_at: std::sync::atomic::AtomicU64,
-    /// A failure has been reported and nothing was written since.
-    failing: AtomicBool,
-}
-
-impl LogFile {
-    fn new(folder: &Path, name: &'static str) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            name,
-            state: Mutex::default(),
-            retry_at: std::sync::atomic::AtomicU64::new(0),
-            failing: AtomicBool::new(false),
-        }
+/// Writes one record to one file.
+fn write(file: &LogFile, wall: Wall, record: &Record<'_>) -> Result<(), String> {
+    thread_local! {
+        /// The line under construction; kept, so that logging allocates nothing once warm.
+        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-
-    /// Writes one record. `Err` holds the reason the first time that it fails, and nothing as long as it goes on failing.
-    fn write(&self, wall: Wall, record: &Record<'_>) -> Result<(), Option<String>> {
-        thread_local! {
-            /// The line under construction; kept, so that logging allocates nothing once warm.
-            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
-        let written = LINE.with_borrow_mut(|line| {
-            line.clear();
-            compose(line, wall, record);
-            self.append(wall, line)
-        });
-        match written {
-            Ok(()) => {
-                self.failing.store(false, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(e) if self.failing.swap(true, Ordering::Relaxed) => {
-                drop(e);
-                Err(None)
-            }
-            Err(e) => Err(Some(format!("The log file {} is not written: {e}", self.name))),
-        }
-    }
-
-    fn append(&self, wall: Wall, line: &[u8]) -> Result<(), String> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = match &mut *state {
-            Some(file) => file,
-            None => {
-                let now = clock::mono();
-                if now.0 < self.retry_at.load(Ordering::Relaxed) {
-                    return Err("waiting".into());
-                }
-                let opened = RollingFile::open(&self.folder, self.name, Rolling::DEFAULT).map_err(|e| {
-                    self.retry_at.store((now + RETRY).0, Ordering::Relaxed);
-                    e.to_string()
-                })?;
-                state.insert(opened)
-            }
-        };
-        file.write(wall, line).map_err(|e| e.to_string())
-    }
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        compose(line, wall, record);
+        file.append(wall, line)
+    })
 }
 
 /// Width of time and level (FS-70). Characters.
 const HEADER: usize = 34;
 
-/// One record as it stands in a file: header, text, line feed; further lines of the text are indented, so that every line that begins with
-/// a time is one of ours.
+/// One record as it stands in a file: header, text, line feed; further lines of the text are indented, so that every line that
+/// begins with a time is one of ours.
 fn compose(line: &mut Vec<u8>, wall: Wall, record: &Record<'_>) {
     // Writing to memory does not fail.
     let _ = write!(line, "{} [{}]", wall.stamp(), record.level());
     line.resize(HEADER.max(line.len()), b' ');
-    let _ = Escaped::new(line, &[b' '; HEADER]).write_fmt(*record.args());
+    let _ = Escaped::new(&mut *line, &[b' '; HEADER]).write_fmt(*record.args());
     line.push(b'\n');
 }

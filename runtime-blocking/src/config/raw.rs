@@ -123,7 +123,7 @@ impl<'a> Document<'a> {
     }
 
     /// A problem of the value of a member.
-    pub(super) fn problem_at(&self, member: &str, what: String) -> Problem {
+    pub(super) fn problem_at(&self, member: &str, what: &str) -> Problem {
         let at = self.members.iter().find(|(_, name)| name == member).map(|(offset, _)| self.at(*offset));
         Problem { at, what: format!("{member:?} {what}"), hint: example(member) }
     }

@@ -1,7 +1,7 @@
 //! "Did you mean …": the one of a few known words that a mistyped one is closest to.
 
-/// The candidate that differs least from `word`, if it differs little: letter case counts nothing, up to a third of the letters may
-/// be wrong.
+/// The candidate that differs least from `word`, if it differs little: letter case counts nothing, up to a third of the letters
+/// may be wrong.
 pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates

@@ -97,7 +97,7 @@ impl Accounts {
             return false;
         }
         let (lookup, shared, began) = (Arc::clone(&self.lookup), Arc::clone(&self.shared), Instant::now());
-        let thread = std::thread::Builder::new().name("account".into()).stack_size(256 * 1024).spawn(move || {
+        let thread = std::thread::Builder::new().name("account".into()).spawn(move || {
             let facts = lookup(uid).unwrap_or_else(|e| {
                 log::warn!("The account database failed for user id {uid}: {e}");
                 AccountFacts::default()

@@ -65,9 +65,9 @@ mod tests {
     }
 
     #[test]
-    fn fs36_a_failure_is_ignored_and_nothing_is_created() {
+    fn fs36_nothing_is_created() {
         let scratch = Scratch::new("console");
-        Console::at(scratch.path().join("none")).write(Wall(0), "x");
+        Console::at(scratch.path().join("none")).try_write(Wall(0), "x").expect_err("there is none");
         assert_eq!(scratch.names(), [] as [&str; 0]);
     }
 }

@@ -261,8 +261,8 @@ fn check_name(name: &str) -> Result<(), Cause> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) { Err(Cause::Name) } else { Ok(()) }
 }
 
-/// What an open that follows no links means by its error: with `DIRECTORY` a link gives `ENOTDIR`, without it `ELOOP`; a socket or
-/// a FIFO without reader gives `ENXIO`.
+/// What an open that follows no links means by its error: with `DIRECTORY` a link gives `ENOTDIR`, without it `ELOOP`; a socket
+/// or a FIFO without reader gives `ENXIO`.
 fn not_followed(e: Errno, other: Cause, path: &Path) -> Cause {
     let link = || std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink());
     match e {

@@ -1,5 +1,5 @@
-//! Keys on disk (files.md sections 2 and 3): one file per guid in a private directory, old ones are kept. Knows where and how; what is
-//! in a file, core says ([`StoredKey`]).
+//! Keys on disk (files.md sections 2 and 3): one file per guid in a private directory, old ones are kept. Knows where and how;
+//! what is in a file, core says ([`StoredKey`]).
 //!
 //! The directory is checked anew for each operation, so a state directory that appears late (or a full disk that is cleaned up)
 //! needs no restart (SEC-E3). No error text contains anything that was read from a key file.

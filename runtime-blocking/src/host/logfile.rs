@@ -1,10 +1,16 @@
 //! A log file that is rolled by size and kept in bounded number (FS-60 to FS-64, FS-72, FS-73).
 
 use super::files::{Access, Dir, FileError};
-use azure_proxy_agent_core::time::Wall;
+use crate::clock;
+use azure_proxy_agent_core::time::{Mono, Wall};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Name of the audit log in the log folder (design: one JSON object per request).
+pub const AUDIT_FILE: &str = "audit.jsonl";
 
 /// Mode of log files (FS-72): they hold command lines and user names.
 const MODE: u32 = 0o640;
@@ -43,12 +49,12 @@ impl RollingFile {
         Ok(Self { dir, name: name.to_owned(), rolling, current })
     }
 
-    /// Appends `bytes` (whole lines) with one system call; rolls first if the file has reached its limit. They are never split over two
-    /// files, so a file may exceed the limit by one write (FS-64). `wall` dates the name of a rolled file.
+    /// Appends `bytes` (whole lines) with one system call; rolls first if the file has reached its limit. They are never split
+    /// over two files, so a file may exceed the limit by one write (FS-64). `wall` dates the name of a rolled file.
     ///
     /// # Errors
-    /// The bytes, or a part of them, are not in the file. A file that can neither be rolled nor opened takes nothing more until it can:
-    /// a log never grows without bound.
+    /// The bytes, or a part of them, are not in the file. A file that can neither be rolled nor opened takes nothing more until
+    /// it can: a log never grows without bound.
     pub fn write(&mut self, wall: Wall, bytes: &[u8]) -> io::Result<()> {
         if self.current.as_ref().is_some_and(|(_, size)| *size >= self.rolling.limit) {
             self.roll(wall).map_err(io::Error::other)?;
@@ -76,6 +82,70 @@ impl RollingFile {
             self.dir.remove(name)?;
         }
         Ok(())
+    }
+}
+
+/// A log that everybody may write to: opened when there is something to write, and again if that failed a while ago (SEC-E3).
+#[derive(Debug)]
+pub struct LogFile {
+    folder: PathBuf,
+    name: &'static str,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    file: Option<RollingFile>,
+    /// Before this it is not opened again.
+    retry_at: Mono,
+    /// A failure has been returned, and nothing was written since.
+    failing: bool,
+}
+
+/// How long a file that cannot be opened is left alone.
+const RETRY: Duration = Duration::from_secs(10);
+
+impl LogFile {
+    /// The log `name` in `folder`; nothing is touched yet.
+    #[must_use]
+    pub fn new(folder: &Path, name: &'static str) -> Self {
+        Self { folder: folder.to_owned(), name, state: Mutex::default() }
+    }
+
+    /// Appends whole lines, as [`RollingFile::write`] does.
+    ///
+    /// # Errors
+    /// A text for people, **once**: as long as it goes on failing, lines are dropped without another word.
+    pub fn append(&self, wall: Wall, lines: &[u8]) -> Result<(), String> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.append(&self.folder, self.name, wall, lines) {
+            Ok(()) => {
+                state.failing = false;
+                Ok(())
+            }
+            Err(_) if state.failing => Ok(()),
+            Err(e) => {
+                state.failing = true;
+                Err(format!("The log file {} is not written: {e}", self.name))
+            }
+        }
+    }
+}
+
+impl State {
+    fn append(&mut self, folder: &Path, name: &str, wall: Wall, lines: &[u8]) -> Result<(), String> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let now = clock::mono();
+                if now < self.retry_at {
+                    return Err("it could not be opened".into());
+                }
+                self.retry_at = now + RETRY;
+                self.file.insert(RollingFile::open(folder, name, Rolling::DEFAULT).map_err(|e| e.to_string())?)
+            }
+        };
+        file.write(wall, lines).map_err(|e| e.to_string())
     }
 }
 
@@ -184,5 +254,19 @@ mod tests {
         assert_eq!(fs::metadata(scratch.path().join("a.log")).expect("stat").len(), 10);
         log.write(at(3), b"x").expect("the next name is free");
         assert_eq!(fs::read(scratch.path().join("a.log")).expect("read"), b"x");
+    }
+
+    #[test]
+    fn a_shared_log_reports_a_failure_once_and_mode_is_0640() {
+        let scratch = Scratch::new("logfile");
+        let (good, bad) = (LogFile::new(&scratch.path().join("logs"), "a"), LogFile::new(&scratch.path().join("file/logs"), "a"));
+        fs::write(scratch.path().join("file"), "").expect("write");
+        assert_eq!((good.append(at(0), b"1\n"), good.append(at(0), b"2\n")), (Ok(()), Ok(())));
+        let path = scratch.path().join("logs/a");
+        assert_eq!(fs::read(&path).expect("read"), b"1\n2\n");
+        assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o7777, 0o640, "FS-72");
+        let error = bad.append(at(0), b"1\n").expect_err("not a directory");
+        assert!(error.starts_with("The log file a is not written: "), "{error}");
+        assert_eq!(bad.append(at(0), b"2\n"), Ok(()), "said already");
     }
 }

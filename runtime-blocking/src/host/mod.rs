@@ -1,4 +1,8 @@
-//! placeholder
+//! What the machines want done to this machine: the one table from effects to system calls. Everything here may block, and
+//! nothing here knows a thread, a poller or a connection; both runtimes call it from where they may wait.
+//!
+//! It decides nothing: who somebody is, what a file holds and what is worth saying, core says.
+
 pub mod accounts;
 pub mod console;
 pub mod files;
@@ -8,3 +12,184 @@ pub mod notify;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod sys;
+#[cfg(test)]
+mod tests;
+
+use crate::clock;
+use crate::config::Config;
+use accounts::Accounts;
+use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, StateFile};
+use azure_proxy_agent_core::identity::{Claims, KernelRecord, Peer, PerDestination, Route, TargetMode};
+use azure_proxy_agent_core::keeper::{StoreError, StoredKey};
+use azure_proxy_agent_core::sign::KeyGuid;
+use console::Console;
+use files::{Access, Dir, FileError};
+use keystore::KeyStore;
+use redirect_ebpf::{Redirector, verify};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the effects need: where files lie, whom to ask about accounts. One per process, shared by reference.
+#[derive(Debug)]
+pub struct Host {
+    accounts: Accounts,
+    keys: KeyStore,
+    rules_folder: PathBuf,
+    status_folder: PathBuf,
+    console: Console,
+}
+
+/// What became of an effect.
+#[derive(Debug)]
+pub enum Ran {
+    /// It was done; the agent gets this.
+    Answered(AgentAnswer),
+    /// It was done; there is nothing to answer.
+    Done,
+    /// It needs the runtime: a call to the host, a policy to publish, a reply to deliver.
+    NotHere(AgentEffect),
+}
+
+impl Host {
+    /// Paths as configured; nothing is touched yet.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            accounts: Accounts::system(),
+            keys: KeyStore::new(config.key_folder.clone()),
+            rules_folder: config.rules_folder(),
+            status_folder: config.status_folder.clone(),
+            console: Console::default(),
+        }
+    }
+
+    /// The same with another serial console, for tests and the sandbox.
+    #[must_use]
+    pub fn with_console(self, console: Console) -> Self {
+        Self { console, ..self }
+    }
+
+    /// Makes and checks the directories that the agent makes itself (FS-24, FS-25), at every start. What cannot be used is
+    /// reported, and again when something is read from it or written to it; the agent runs on (SEC-E3).
+    pub fn prepare(&self) {
+        for result in [self.keys.open(), Dir::create(&self.rules_folder, Access::Private)] {
+            if let Err(e) = result {
+                log::error!("{e}");
+            }
+        }
+    }
+
+    /// Who made a connection: what the kernel noted, confirmed against `/proc`, completed from the account database. May take
+    /// as long as the database is given (two seconds, I-31).
+    #[must_use]
+    pub fn identify(&self, record: &KernelRecord) -> Peer {
+        // The process first: it may be gone any moment, the account stays.
+        let process = verify::verify(record);
+        let account = self.accounts.get(record.uid, clock::mono());
+        let claims = Arc::new(Claims::derive(record, process, account));
+        match record.route {
+            Route::Redirected => Peer::Redirected { to: record.original, claims },
+            Route::Direct => Peer::Direct { claims: Some(claims) },
+        }
+    }
+
+    /// Does what an effect of the agent machine asks, if this is the place for it.
+    #[must_use]
+    pub fn run(&self, effect: AgentEffect, redirector: Option<&dyn Redirector>) -> Ran {
+        match effect {
+            AgentEffect::LoadKey(guid) => Ran::Answered(AgentAnswer::KeyLoaded(self.load_key(&guid))),
+            AgentEffect::StoreKey(key) => Ran::Answered(AgentAnswer::KeyStored(self.store_key(&key))),
+            AgentEffect::WriteState { file, bytes } => {
+                Ran::Answered(AgentAnswer::Written { file, result: self.write_state(file, &bytes).map_err(|e| e.to_string()) })
+            }
+            AgentEffect::RemoveState(file) => {
+                if let Err(e) = self.remove_state(file) {
+                    log::warn!("{e}");
+                }
+                Ran::Done
+            }
+            AgentEffect::Redirect(modes) => Ran::Answered(AgentAnswer::Redirected(redirect(redirector, modes))),
+            AgentEffect::Notice { level, console, text } => {
+                self.notice(level, console, &text);
+                Ran::Done
+            }
+            other @ (AgentEffect::Fetch { .. } | AgentEffect::Publish(_) | AgentEffect::Reply { .. }) => Ran::NotHere(other),
+        }
+    }
+
+    /// Reads a key file; `None` if there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be used; no key material.
+    pub fn load_key(&self, guid: &KeyGuid) -> Result<Option<StoredKey>, StoreError> {
+        Ok(self.keys.load(guid)?)
+    }
+
+    /// Writes a key file; when this returns it survives a crash (W-96).
+    ///
+    /// # Errors
+    /// Why it is not there; no key material.
+    pub fn store_key(&self, key: &StoredKey) -> Result<(), StoreError> {
+        Ok(self.keys.store(key)?)
+    }
+
+    /// Replaces a state file as a whole (FS-29).
+    ///
+    /// # Errors
+    /// The old content is still there.
+    pub fn write_state(&self, file: StateFile, bytes: &[u8]) -> Result<(), FileError> {
+        let place = Place::of(file);
+        self.state_folder(file)?.replace(place.name, place.temp, place.mode, bytes)
+    }
+
+    /// Removes a state file if it is there (FS-35).
+    ///
+    /// # Errors
+    /// It is still there.
+    pub fn remove_state(&self, file: StateFile) -> Result<(), FileError> {
+        self.state_folder(file)?.remove(Place::of(file).name).map(drop)
+    }
+
+    fn state_folder(&self, file: StateFile) -> Result<Dir, FileError> {
+        match file {
+            StateFile::ProvisionedTag | StateFile::StatusTag => self.keys.open(),
+            StateFile::Status => Dir::create(&self.status_folder, Access::Shared),
+        }
+    }
+
+    /// Logs one line, and writes it to the serial console if it is important (FS-36).
+    pub fn notice(&self, level: Level, console: bool, text: &str) {
+        let level = match level {
+            Level::Error => log::Level::Error,
+            Level::Warn => log::Level::Warn,
+            Level::Info => log::Level::Info,
+        };
+        log::log!(level, "{text}");
+        if console {
+            self.console.write(clock::wall(), text);
+        }
+    }
+}
+
+/// Brings the redirect in line and checks that it is attached (W-84, S-13).
+fn redirect(redirector: Option<&dyn Redirector>, modes: PerDestination<TargetMode>) -> Result<(), String> {
+    let redirector = redirector.ok_or("the redirector is not loaded")?;
+    redirector.set_targets(modes).and_then(|()| redirector.check()).map_err(|e| e.to_string())
+}
+
+/// Name, temporary name and mode of a state file (files.md sections 4 and 6).
+struct Place {
+    name: &'static str,
+    temp: &'static str,
+    mode: u32,
+}
+
+impl Place {
+    const fn of(file: StateFile) -> Self {
+        match file {
+            StateFile::ProvisionedTag => Self { name: "provisioned.tag", temp: "provisioned.tag.tmp", mode: keystore::MODE },
+            StateFile::StatusTag => Self { name: "status.tag", temp: "status.tag.tmp", mode: keystore::MODE },
+            StateFile::Status => Self { name: "status.json", temp: "status.tmp", mode: 0o640 },
+        }
+    }
+}

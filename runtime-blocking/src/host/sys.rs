@@ -1,5 +1,5 @@
-//! Thin wrappers of the C library's account functions: the only `unsafe` of this crate. They allocate what they return and keep no
-//! pointer.
+//! Thin wrappers of the C library's account functions: the only `unsafe` of this crate. They allocate what they return and keep
+//! no pointer.
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -17,8 +17,8 @@ pub(super) enum Style {
 }
 
 impl Style {
-    /// `journal` is `JOURNAL_STREAM`: device and inode of the stream that the service manager connected to the journal. It is inherited
-    /// by children whose streams may go elsewhere, hence the comparison.
+    /// `journal` is `JOURNAL_STREAM`: device and inode of the stream that the service manager connected to the journal. It is
+    /// inherited by children whose streams may go elsewhere, hence the comparison.
     pub(super) fn of(stream: BorrowedFd<'_>, journal: Option<&str>, no_colour: bool) -> Self {
         let id = rustix::fs::fstat(stream).map(|s| format!("{}:{}", s.st_dev, s.st_ino));
         if journal.is_some_and(|j| id.is_ok_and(|id| id == j)) {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::host::scratch::Scratch;
 use std::io;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// A stream that can be read afterwards.
 #[derive(Clone, Default)]
@@ -55,24 +56,32 @@ fn fs71_streams_get_the_bare_text_up_to_their_level_and_errors_go_to_standard_er
 }
 
 #[test]
-fn fs60_fs61_fs70_files_get_header_and_text_each_record_in_its_file() {
+fn fs60_fs70_the_agent_log_gets_header_and_text_and_no_summaries() {
     let scratch = Scratch::new("logging");
     let folder = scratch.path().to_str().expect("UTF-8");
     let (logger, out, _) = logger(&config(folder, "Info", "Error"), Style::Plain);
     say(&logger, Level::Info, "azure_proxy_agent_core::agent", "hello");
     say(&logger, Level::Debug, "azure_proxy_agent_core::agent", "too detailed");
-    say(&logger, Level::Warn, CONNECTION, "1[7] - two\nlines\n");
+    say(&logger, Level::Info, SUMMARY, "{}");
+    say(&logger, Level::Warn, "redirect_ebpf", "two\nlines\n");
     assert_eq!(out.text(), "", "FS-15");
-    assert_eq!(scratch.names(), [CONNECTION_FILE, AGENT_FILE]);
+    assert_eq!(scratch.names(), [AGENT_FILE]);
 
-    let read = |name: &str| std::fs::read_to_string(scratch.path().join(name)).expect("read");
-    let agent = read(AGENT_FILE);
-    let (stamp, rest) = agent.split_at(23);
-    assert!(stamp.as_bytes().get(10) == Some(&b'T') && stamp.as_bytes().get(19) == Some(&b'.'), "{stamp}");
-    assert_eq!(rest, " [INFO]    hello\n", "text begins at column 35");
-    let connection = read(CONNECTION_FILE);
-    let (_, rest) = connection.split_at(23);
-    assert_eq!(rest, format!(" [WARN]    1[7] - two\n{}lines\n", " ".repeat(34)));
+    let text = std::fs::read_to_string(scratch.path().join(AGENT_FILE)).expect("read");
+    let lines: Vec<(&str, &str)> = text.lines().map(|l| l.split_at(23)).collect();
+    assert!(
+        lines.iter().take(2).all(|(t, _)| t.as_bytes().get(10) == Some(&b'T') && t.as_bytes().get(19) == Some(&b'.')),
+        "{text}"
+    );
+    let blank = " ".repeat(23);
+    assert_eq!((lines[0].1, lines[1].1, lines[2]), (" [INFO]    hello", " [WARN]    two", (blank.as_str(), "           lines")));
+}
+
+#[test]
+fn px108_summaries_reach_the_journal_as_bare_lines() {
+    let (logger, out, _) = logger(&config("", "Trace", "Info"), Style::Plain);
+    say(&logger, Level::Info, SUMMARY, r#"{"id":1}"#);
+    assert_eq!(out.text(), "{\"id\":1}\n");
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! Each effect does what it says, in the place where it belongs.
+
+use super::scratch::Scratch;
+use super::*;
+use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, RawText};
+use bytes::Bytes;
+use redirect_ebpf::MemoryRedirector;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+const KEY: &str = r#"{"authorizationScheme":"Azure-HMAC-SHA256","guid":"7f9c","issued":"now","key":"0011"}"#;
+
+/// A host that lives below a scratch directory: `keys`, `rules`, `status`, `logs`.
+fn host(scratch: &Scratch) -> Host {
+    let root = scratch.path().to_str().expect("UTF-8");
+    let json = format!(
+        r#"{{"logFolder": "{root}/logs", "eventFolder": "{root}/events", "latchKeyFolder": "{root}/keys", "statusFolder": "{root}/status",
+            "monitorIntervalInSeconds": 1, "pollKeyStatusIntervalInSeconds": 1, "ebpfProgramName": "x"}}"#
+    );
+    let config = Config::parse(Path::new("test"), json.as_bytes(), &|_| None).expect("configuration").0;
+    Host::new(&config).with_console(Console::at(scratch.path().join("console")))
+}
+
+fn record(route: Route, uid: u32) -> KernelRecord {
+    KernelRecord {
+        route,
+        original: Destination::Imds.addr(),
+        tgid: std::process::id(),
+        tid: 1,
+        ppid: 1,
+        uid,
+        gid: 0,
+        start_boottime: 0,
+        exec_id: 1,
+        exe: None,
+        pid_ns: 1,
+        ns_tgid: 1,
+        task_cgroup: 7,
+        socket_cgroup: 7,
+        netns: 1,
+        socket_cookie: 1,
+        connected_at: 1,
+        mapped_v6: false,
+        comm: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("stat").permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_recorded_connection_gets_user_groups_and_what_the_kernel_said() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let Peer::Redirected { to, claims } = host.identify(&record(Route::Redirected, 0)) else { panic!("redirected") };
+    assert_eq!(to, Destination::Imds.addr());
+    assert_eq!((claims.user_id, claims.process_id, claims.cgroup), (0, std::process::id(), 7));
+    assert_eq!(claims.user_name, RawText::from("root"), "I-04");
+    assert!(claims.in_group(b"root"), "I-05");
+    // I-29: without start time and executable nothing ties the number to the process.
+    assert_eq!((&claims.executable, claims.confidence), (&Executable::Unknown, Confidence::KernelOnly));
+
+    let Peer::Direct { claims: Some(claims) } = host.identify(&record(Route::Direct, 3_999_999_999)) else { panic!("direct") };
+    assert_eq!((claims.user_name.as_bytes(), claims.user_groups.len()), (&b"undefined"[..], 0), "I-14");
+}
+
+#[test]
+fn keys_are_stored_and_loaded_by_effects() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let key = StoredKey::from_json(KEY.as_bytes()).expect("key");
+    let guid = key.guid().clone();
+    let load = || host.run(AgentEffect::LoadKey(guid.clone()), None);
+    assert!(matches!(load(), Ran::Answered(AgentAnswer::KeyLoaded(Ok(None)))));
+    assert!(matches!(host.run(AgentEffect::StoreKey(key.clone()), None), Ran::Answered(AgentAnswer::KeyStored(Ok(())))));
+    let Ran::Answered(AgentAnswer::KeyLoaded(Ok(Some(loaded)))) = load() else { panic!("there") };
+    assert!(loaded == key);
+    assert_eq!(mode(&scratch.path().join("keys/7f9c.key")), 0o600);
+
+    fs::write(scratch.path().join("keys/7f9c.key"), "{}").expect("write");
+    let Ran::Answered(AgentAnswer::KeyLoaded(Err(e))) = load() else { panic!("damaged") };
+    assert!(e.to_string().contains("keys/7f9c.key: not a key document"), "{e}");
+}
+
+#[test]
+fn state_files_lie_where_files_md_says() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    for (file, path, wanted) in [
+        (StateFile::ProvisionedTag, "keys/provisioned.tag", 0o600),
+        (StateFile::StatusTag, "keys/status.tag", 0o600),
+        (StateFile::Status, "status/status.json", 0o640),
+    ] {
+        let path = scratch.path().join(path);
+        let Ran::Answered(AgentAnswer::Written { file: written, result }) =
+            host.run(AgentEffect::WriteState { file, bytes: Bytes::from_static(b"text") }, None)
+        else {
+            panic!("answered")
+        };
+        assert_eq!((written, result), (file, Ok(())));
+        assert_eq!((fs::read(&path).expect("read"), mode(&path)), (b"text".to_vec(), wanted));
+        assert!(matches!(host.run(AgentEffect::RemoveState(file), None), Ran::Done));
+        assert!(!path.exists(), "FS-35");
+        host.remove_state(file).expect("removing nothing is no error");
+    }
+    assert_eq!((mode(&scratch.path().join("keys")), mode(&scratch.path().join("status"))), (0o700, 0o755));
+    assert_eq!(fs::read_dir(scratch.path().join("status")).expect("list").count(), 0, "no temporary file");
+}
+
+#[test]
+fn fs24_fs25_directories_are_made_and_narrowed_at_every_start() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    host.prepare();
+    for name in ["keys", "rules"] {
+        let path = scratch.path().join(name);
+        assert_eq!(mode(&path), 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).expect("chmod");
+    }
+    host.prepare();
+    assert_eq!((mode(&scratch.path().join("keys")), mode(&scratch.path().join("rules"))), (0o700, 0o700));
+}
+
+#[test]
+fn a_redirect_is_set_or_says_why_not() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let modes = PerDestination { imds: TargetMode::Audit, wireserver: TargetMode::Enforce, hostga: TargetMode::Off };
+    let redirector = MemoryRedirector::new();
+    let run = |redirector| match host.run(AgentEffect::Redirect(modes), redirector) {
+        Ran::Answered(AgentAnswer::Redirected(result)) => result,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(run(Some(&redirector)), Ok(()));
+    assert_eq!(redirector.targets(), modes);
+    redirector.set_broken(Some("detached"));
+    assert!(run(Some(&redirector)).expect_err("broken").contains("detached"));
+    assert_eq!(run(None), Err("the redirector is not loaded".into()));
+}
+
+#[test]
+fn fs36_important_notices_reach_the_console() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let console = scratch.path().join("console");
+    fs::write(&console, "").expect("write");
+    for (important, text) in [(false, "ordinary"), (true, "Provision finished successfully")] {
+        let effect = AgentEffect::Notice { level: Level::Info, console: important, text: text.into() };
+        assert!(matches!(host.run(effect, None), Ran::Done));
+    }
+    let text = fs::read_to_string(&console).expect("read");
+    assert!(text.ends_with(" - Provision finished successfully\n") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn what_needs_the_runtime_comes_back() {
+    let scratch = Scratch::new("host");
+    let effect = AgentEffect::Publish(Arc::default());
+    assert!(matches!(host(&scratch).run(effect, None), Ran::NotHere(AgentEffect::Publish(_))));
+}
