@@ -1,10 +1,10 @@
-//! Sockets: three listeners, a thread per connection, and an orderly end.
+//! Sockets: three listeners, a thread per open connection, and an orderly end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::{date, lock, netns};
 
 /// Connection threads do little and are many.
 const STACK: usize = 256 * 1024;
+/// How many threads wait for the next connection at most.
+const IDLE_THREADS: usize = 64;
 const BUFFER: usize = 32 * 1024;
 
 /// A serving host. Dropping it closes the listeners and all connections.
@@ -34,6 +36,17 @@ pub struct Server {
 struct Connections {
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<TcpStream>>>,
+    work: Mutex<Work>,
+    arrived: Condvar,
+}
+
+/// Accepted connections and the threads that wait for one. A thread is made when nobody waits, and a few stay: making one
+/// costs more than answering a request.
+#[derive(Debug, Default)]
+struct Work {
+    queue: VecDeque<(Endpoint, u64, Arc<TcpStream>)>,
+    idle: usize,
+    over: bool,
 }
 
 /// A failure to start.
@@ -120,6 +133,8 @@ impl Drop for Server {
             let _ = shutdown(&listener, Shutdown::Both);
             let _ = thread.join();
         }
+        lock(&self.connections.work).over = true;
+        self.connections.arrived.notify_all();
         for stream in lock(&self.connections.open).values() {
             let _ = shutdown(stream, Shutdown::Both);
         }
@@ -133,21 +148,42 @@ fn accept(host: &Arc<Host>, endpoint: Endpoint, listener: &TcpListener, connecti
                 let number = connections.next.fetch_add(1, Ordering::Relaxed) + 1;
                 let stream = Arc::new(stream);
                 lock(&connections.open).insert(number, stream.clone());
-                let (host, table) = (host.clone(), connections.clone());
-                let spawned = Builder::new().stack_size(STACK).spawn(move || {
-                    // Whatever ends a connection, also a client's reset, concerns that client only.
-                    let _ = converse(&host, endpoint, number, &stream);
-                    lock(&table.open).remove(&number);
-                });
-                // Out of threads: the connection is closed with its last reference.
-                if spawned.is_err() {
-                    lock(&connections.open).remove(&number);
+                let mut work = lock(&connections.work);
+                work.queue.push_back((endpoint, number, stream));
+                if work.idle >= work.queue.len() {
+                    connections.arrived.notify_one();
+                    continue;
                 }
+                drop(work);
+                let (host, connections) = (host.clone(), connections.clone());
+                // Out of threads: the connection waits for one that gets free.
+                let _ = Builder::new().stack_size(STACK).spawn(move || worker(&host, &connections));
             }
             Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,
             // ECONNABORTED and the like; EMFILE passes when connections end.
             Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
+    }
+}
+
+fn worker(host: &Host, connections: &Connections) {
+    loop {
+        let mut work = lock(&connections.work);
+        let (endpoint, number, stream) = loop {
+            if let Some(next) = work.queue.pop_front() {
+                break next;
+            }
+            if work.over || work.idle >= IDLE_THREADS {
+                return;
+            }
+            work.idle += 1;
+            work = connections.arrived.wait(work).unwrap_or_else(PoisonError::into_inner);
+            work.idle -= 1;
+        };
+        drop(work);
+        // Whatever ends a connection, also a client's reset, concerns that client only.
+        let _ = converse(host, endpoint, number, &stream);
+        lock(&connections.open).remove(&number);
     }
 }
 
