@@ -1,4 +1,4 @@
-//! `Agent`: owns the [`KeyKeeper`], provisioning, status and summaries, and is the only maker of [`Policy`].
+//! `Agent`: owns the `KeyKeeper`, provisioning, status and summaries, and is the only maker of [`Policy`].
 //!
 //! It knows what the parts mean for each other: a key that came into use is published before provisioning finishes; the redirect
 //! follows the latest good status and nothing else (W-84). It knows no file name, no socket and no kernel program: whatever is
@@ -16,6 +16,8 @@
 
 mod effect;
 mod provision;
+mod publish;
+mod redirect;
 mod status;
 mod summary;
 
@@ -23,16 +25,17 @@ pub use crate::keeper::{BadKey, FetchId, StoreError, StoredKey};
 pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, Level, QueryId, StateFile};
 pub use summary::Record;
 
-use crate::authz::{Document, Rules};
-use crate::effect::{LocalQuery, LocalReply, RecordKind, RequestCounter};
-use crate::identity::{Destination, PerDestination, TargetMode};
+use crate::authz::Document;
+use crate::effect::{LocalQuery, LocalReply, RequestCounter};
+use crate::identity::PerDestination;
 use crate::keeper::wire::ChannelState;
 use crate::keeper::{KeyKeeper, Step, schedule};
-use crate::policy::{Epoch, Policy};
+use crate::policy::Policy;
 use crate::time::{Mono, Now};
 use core::time::Duration;
 use provision::{Flag, Provision};
-use status::{AgentStatus, Module, ModuleState, Overall, ProvisionAnswer};
+use redirect::Redirector;
+use status::{Module, ModuleState, ProvisionAnswer};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use summary::Summaries;
@@ -80,23 +83,6 @@ pub struct Agent {
     /// The background tasks are to start at this time at the latest.
     background_due: Option<Mono>,
     effects: VecDeque<AgentEffect>,
-}
-
-/// The redirector as the agent sees it.
-#[derive(Debug, Default)]
-struct Redirector {
-    module: Module,
-    /// Loaded and attached: redirects may be asked for.
-    loaded: bool,
-    /// The message to go back to when a failed redirect succeeds again.
-    running: String,
-    /// What the latest good status wants, as of the end of its iteration: a key that the status asks for is in use then, or
-    /// could not be got. Nothing before that (W-111).
-    wanted: Option<PerDestination<TargetMode>>,
-    /// A redirect is to be asked for.
-    due: bool,
-    /// One was asked for and is not answered yet.
-    in_flight: bool,
 }
 
 impl Agent {
@@ -275,46 +261,6 @@ impl Agent {
         self.redirect();
     }
 
-    /// Asks for the redirect that is wanted (W-84), if it is time.
-    fn redirect(&mut self) {
-        if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
-            return;
-        }
-        if let Some(wanted) = self.redirector.wanted {
-            self.redirector.due = false;
-            self.redirector.in_flight = true;
-            self.effects.push_back(AgentEffect::Redirect(wanted));
-        }
-    }
-
-    fn redirected(&mut self, now: Now, result: Result<(), String>) {
-        self.redirector.in_flight = false;
-        match result {
-            Ok(()) if !self.redirector.loaded => {}
-            Ok(()) => {
-                if !self.provision.is_set(Flag::Redirector) {
-                    let text = core::mem::take(&mut self.redirector.running);
-                    self.say(Level::Info, false, "The redirect is in force again.");
-                    self.redirector.module = Module::new(ModuleState::Running, &text);
-                    self.redirector.running = text;
-                    self.provision.set(Flag::Redirector);
-                }
-                // A newer wish waits: what is in force now is not what the newest status wants.
-                if !self.redirector.due {
-                    self.finish(now);
-                }
-            }
-            Err(text) => {
-                let module = Module::new(ModuleState::Stopped, &text);
-                if module != self.redirector.module {
-                    self.say(Level::Error, false, &text);
-                }
-                self.redirector.module = module;
-                self.provision.clear(Flag::Redirector);
-            }
-        }
-    }
-
     /// CLI-15, steps 2 to 4.
     fn finish(&mut self, now: Now) {
         let Some(news) = self.provision.finish(now) else { return };
@@ -366,45 +312,6 @@ impl Agent {
         self.say(Level::Warn, false, &message);
     }
 
-    /// Compiles the documents that changed, as a whole and not by their id (W-45), and publishes.
-    fn take_documents(&mut self) {
-        let Some(status) = self.keeper.status().cloned() else { return };
-        if status.documents == self.documents {
-            return;
-        }
-        let former = core::mem::replace(&mut self.documents, status.documents.clone());
-        let compiled = status.documents.clone().map(|_, document| document.map(|d| Rules::compile(&d)));
-        self.remarks.clear();
-        let rules = compiled.map(|destination, compiled| {
-            let (document, former) = (self.documents.get(destination), former.get(destination));
-            let changed = document != former;
-            if changed {
-                let id = |d: &Option<Arc<Document>>| d.as_ref().map_or_else(|| "none".to_owned(), |d| format!("{:?}", d.id));
-                let text = format!("{} rules: document {} replaces {}.", destination.name(), id(document), id(former));
-                self.effects.push_back(notice(Level::Info, false, &text));
-            }
-            let (rules, findings) = compiled?;
-            for finding in findings {
-                let text = format!("{} rules: {finding}", destination.name());
-                if changed {
-                    self.effects.push_back(notice(Level::Error, false, &text));
-                }
-                self.remarks.push(text);
-            }
-            Some(Arc::new(rules))
-        });
-        self.policy.rules = rules;
-        self.publish();
-    }
-
-    /// Makes the next policy.
-    fn publish(&mut self) {
-        self.policy.epoch = Epoch(self.policy.epoch.0 + 1);
-        self.policy.signer = self.keeper.signer().cloned();
-        self.policy.host_clock = self.keeper.clock();
-        self.effects.push_back(AgentEffect::Publish(Arc::new(self.policy.clone())));
-    }
-
     /// The text of PX-57.
     fn error_message(&self) -> String {
         let mut text = String::new();
@@ -419,51 +326,6 @@ impl Agent {
             }
         }
         text
-    }
-
-    /// State of the key module, with what is wrong with the rules (S-23).
-    fn key_module(&self) -> Module {
-        match self.keeper.message() {
-            "" => Module::default(),
-            message if self.remarks.is_empty() => Module::new(ModuleState::Running, message),
-            message => Module::new(ModuleState::Running, &format!("{message} ({})", self.remarks.join("; "))),
-        }
-    }
-
-    /// The document of files.md section 6.
-    fn status_document(&mut self, now: Now, pretty: bool) -> Vec<u8> {
-        self.summaries.expire(now);
-        let mut key_latch = self.key_module();
-        let rule_id = |d| self.keeper.status().map_or("", |s| s.rule_id(d)).to_owned();
-        key_latch.states = [
-            ("secureChannelState", self.keeper.state().to_string()),
-            ("wireServerRuleId", rule_id(Destination::WireServer)),
-            ("imdsRuleId", rule_id(Destination::Imds)),
-            ("hostGARuleId", rule_id(Destination::HostGaPlugin)),
-        ]
-        .into();
-        if let Some(signer) = self.keeper.signer() {
-            key_latch.states.insert("keyGuid", signer.guid().to_string());
-        }
-        if let Some(incarnation) = self.keeper.incarnation() {
-            key_latch.states.insert("keyIncarnationId", incarnation.to_string());
-        }
-        let document = status::Document {
-            timestamp: now.wall.stamp(),
-            proxy_agent_status: AgentStatus {
-                version: &self.config.version,
-                status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
-                monitor_status: &self.monitor,
-                key_latch_status: key_latch,
-                ebpf_program_status: &self.redirector.module,
-                proxy_listener_status: &self.listener,
-                telemetry_logger_status: Module::new(ModuleState::Running, "Telemetry event logger thread started."),
-                proxy_connections_count: self.requests.count(),
-            },
-            proxy_connection_summary: self.summaries.export(RecordKind::Normal),
-            failed_authenticate_summary: self.summaries.export(RecordKind::Failed),
-        };
-        status::render(&document, pretty)
     }
 
     fn say(&mut self, level: Level, console: bool, text: &str) {

@@ -1,8 +1,11 @@
 //! The status document (files.md section 6) and the texts around it: how the agent's parts are, for people and for readers that
 //! exist.
 
+use super::Agent;
 use super::summary::Entry;
-use crate::time::Wall;
+use crate::effect::RecordKind;
+use crate::identity::Destination;
+use crate::time::{Now, Wall};
 use core::fmt;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -55,47 +58,94 @@ impl Default for Module {
 /// The whole document, members in the order of FS-41 to FS-51.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Document<'a> {
+struct Document<'a> {
     #[serde(serialize_with = "as_text")]
-    pub(super) timestamp: crate::time::Stamp,
-    pub(super) proxy_agent_status: AgentStatus<'a>,
-    pub(super) proxy_connection_summary: Vec<Entry<'a>>,
-    pub(super) failed_authenticate_summary: Vec<Entry<'a>>,
+    timestamp: crate::time::Stamp,
+    proxy_agent_status: AgentStatus<'a>,
+    proxy_connection_summary: Vec<Entry<'a>>,
+    failed_authenticate_summary: Vec<Entry<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct AgentStatus<'a> {
-    pub(super) version: &'a str,
-    pub(super) status: Overall,
-    pub(super) monitor_status: &'a Module,
-    pub(super) key_latch_status: Module,
-    pub(super) ebpf_program_status: &'a Module,
-    pub(super) proxy_listener_status: &'a Module,
-    pub(super) telemetry_logger_status: Module,
-    pub(super) proxy_connections_count: u64,
+struct AgentStatus<'a> {
+    version: &'a str,
+    status: Overall,
+    monitor_status: &'a Module,
+    key_latch_status: Module,
+    ebpf_program_status: &'a Module,
+    proxy_listener_status: &'a Module,
+    telemetry_logger_status: Module,
+    proxy_connections_count: u64,
 }
 
 /// FS-43.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub(super) enum Overall {
+enum Overall {
     Success,
     Error,
 }
 
 impl Overall {
     /// All of the three must run.
-    pub(super) fn of(modules: [&Module; 3]) -> Self {
+    fn of(modules: [&Module; 3]) -> Self {
         if modules.iter().all(|m| m.status == ModuleState::Running) { Self::Success } else { Self::Error }
     }
 }
 
 /// The document as it is served, or as it is written to the file.
-pub(super) fn render(document: &Document<'_>, pretty: bool) -> Vec<u8> {
+fn render(document: &Document<'_>, pretty: bool) -> Vec<u8> {
     let text = if pretty { serde_json::to_vec_pretty(document) } else { serde_json::to_vec(document) };
     // Texts and numbers written to memory: cannot fail. If it did, an empty object is what readers take for "no status".
     text.unwrap_or_else(|_| b"{}".to_vec())
+}
+
+impl Agent {
+    /// State of the key module, with what is wrong with the rules (S-23).
+    pub(super) fn key_module(&self) -> Module {
+        match self.keeper.message() {
+            "" => Module::default(),
+            message if self.remarks.is_empty() => Module::new(ModuleState::Running, message),
+            message => Module::new(ModuleState::Running, &format!("{message} ({})", self.remarks.join("; "))),
+        }
+    }
+
+    /// The document of files.md section 6.
+    pub(super) fn status_document(&mut self, now: Now, pretty: bool) -> Vec<u8> {
+        self.summaries.expire(now);
+        let mut key_latch = self.key_module();
+        let rule_id = |d| self.keeper.status().map_or("", |s| s.rule_id(d)).to_owned();
+        key_latch.states = [
+            ("secureChannelState", self.keeper.state().to_string()),
+            ("wireServerRuleId", rule_id(Destination::WireServer)),
+            ("imdsRuleId", rule_id(Destination::Imds)),
+            ("hostGARuleId", rule_id(Destination::HostGaPlugin)),
+        ]
+        .into();
+        if let Some(signer) = self.keeper.signer() {
+            key_latch.states.insert("keyGuid", signer.guid().to_string());
+        }
+        if let Some(incarnation) = self.keeper.incarnation() {
+            key_latch.states.insert("keyIncarnationId", incarnation.to_string());
+        }
+        let document = Document {
+            timestamp: now.wall.stamp(),
+            proxy_agent_status: AgentStatus {
+                version: &self.config.version,
+                status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
+                monitor_status: &self.monitor,
+                key_latch_status: key_latch,
+                ebpf_program_status: &self.redirector.module,
+                proxy_listener_status: &self.listener,
+                telemetry_logger_status: Module::new(ModuleState::Running, "Telemetry event logger thread started."),
+                proxy_connections_count: self.requests.count(),
+            },
+            proxy_connection_summary: self.summaries.export(RecordKind::Normal),
+            failed_authenticate_summary: self.summaries.export(RecordKind::Failed),
+        };
+        render(&document, pretty)
+    }
 }
 
 /// Content of `provisioned.tag` (FS-33).

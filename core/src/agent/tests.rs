@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::authz::Mode;
-use crate::effect::{ConnectError, Recv};
+use crate::effect::{ConnectError, RecordKind, Recv};
 use crate::exchange::{Exchange, FetchError, HostRequest, HostResponse};
+use crate::identity::{Destination, TargetMode};
 use crate::limits::Limits;
 use crate::time::{HostClock, Wall};
 use std::collections::BTreeMap;

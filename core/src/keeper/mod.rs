@@ -1,7 +1,7 @@
 //! `KeyKeeper`: asks the host what it wants and sees to it that there is a key (wire.md section 6).
 //!
 //! The only holder of key material. It knows the order of the steps and nothing of files, sockets, provisioning or rules: whoever
-//! encloses it does what [`Step`]s say and hears what happened.
+//! encloses it does what steps say and hears what happened.
 //!
 //! ```text
 //!            ┌──────────────── wait (1 s or the interval, W-85 to W-89) ◄────────────────────┐
@@ -15,6 +15,7 @@
 //! A key is on disk, and was read back, before it is attested (W-96): a crash at any point leaves no host that demands a key
 //! nobody has. One call to the host at a time.
 
+mod answer;
 mod key;
 mod object;
 pub(crate) mod schedule;
@@ -26,13 +27,13 @@ use crate::exchange::{Call, FetchError, HostRequest, HostResponse, Text};
 use crate::identity::Destination;
 use crate::sign::{KeyGuid, Signer};
 use crate::time::{HostClock, Mono, Now};
+use answer::{exactly_200, local_key, read_back, read_key};
 use core::fmt;
 use core::time::Duration;
 use schedule::ClockSync;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use wire::{ChannelState, Delivery, HostStatus};
-use zeroize::Zeroizing;
 
 /// Names a call to the host, so that its answer finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -472,51 +473,4 @@ impl KeyKeeper {
 /// Whether the key in use is the one that the host expects (W-80).
 fn holds_expected(signer: Option<&Arc<Signer>>, expected: Option<&KeyGuid>) -> bool {
     signer.is_some_and(|signer| expected == Some(signer.guid()))
-}
-
-fn exactly_200(result: Result<HostResponse, FetchError>) -> Result<HostResponse, String> {
-    match result {
-        Ok(response) if response.status == 200 => Ok(response),
-        Ok(response) => Err(format!("the host answered {}", response.status)),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-fn read_key(response: &HostResponse) -> Result<StoredKey, String> {
-    match response.text().map_err(|e| e.to_string())? {
-        Text::Json(text) => {
-            // Decoding may have made a copy.
-            let text = match text {
-                std::borrow::Cow::Borrowed(text) => return StoredKey::from_json(text.as_bytes()).map_err(|e| e.to_string()),
-                std::borrow::Cow::Owned(text) => Zeroizing::new(text),
-            };
-            StoredKey::from_json(text.as_bytes()).map_err(|e| e.to_string())
-        }
-        Text::Xml(_) => Err("the host answered with XML".to_owned()),
-    }
-}
-
-/// A key file is used only under its own name (W-99).
-fn local_key(guid: &KeyGuid, result: Result<Option<StoredKey>, StoreError>) -> Result<Option<Held>, String> {
-    match result {
-        Ok(None) => Ok(None),
-        Ok(Some(key)) if key.guid() == guid => held(&key).map(Some),
-        Ok(Some(_)) => Err("the file holds another guid".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-/// W-93.
-fn read_back(written: &StoredKey, result: Result<Option<StoredKey>, StoreError>) -> Result<Held, String> {
-    match result {
-        Ok(Some(read)) if read.is_same_key(written) => held(&read),
-        Ok(Some(_)) => Err("the file holds another key than was written".to_owned()),
-        Ok(None) => Err("the file is not there".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-fn held(key: &StoredKey) -> Result<Held, String> {
-    let signer = key.signer().map_err(|e| e.to_string())?;
-    Ok(Held { signer: Arc::new(signer), incarnation: key.incarnation() })
 }

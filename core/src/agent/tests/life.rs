@@ -183,3 +183,36 @@ fn a_drained_agent_asks_no_more_and_leaves_the_redirect() {
     assert!(rig.trace[before..].iter().all(|t| t == "write Status"), "{:?}", &rig.trace[before..]);
     assert!(rig.provision(0, false).0, "queries are still answered");
 }
+
+#[test]
+fn one_redirect_at_a_time_and_only_the_newest_finishes() {
+    let mut rig = Rig::new(v1("Wireserver", Some(GUID)));
+    rig.start();
+    rig.event(AgentEvent::ListenerReady);
+    rig.agent.handle_event(rig.now, AgentEvent::RedirectorReady);
+    let asked = |rig: &mut Rig| {
+        let mut asked = Vec::new();
+        while let Some(effect) = rig.agent.poll_effect() {
+            match effect {
+                AgentEffect::Redirect(targets) => asked.push(targets),
+                effect => {
+                    if let Some(answer) = rig.carry_out(effect) {
+                        rig.agent.handle_answer(rig.now, answer);
+                    }
+                }
+            }
+        }
+        asked
+    };
+    assert_eq!(asked(&mut rig), [targets(Audit, Enforce)]);
+    // The redirector is slow: another status comes before its answer.
+    rig.host.status = Ok((200, v1("WireserverAndImds", Some(GUID))));
+    rig.now.mono = rig.now.mono + Duration::from_secs(15);
+    rig.agent.handle_timeout(rig.now);
+    assert_eq!(asked(&mut rig), []);
+    rig.agent.handle_answer(rig.now, AgentAnswer::Redirected(Ok(())));
+    assert_eq!(asked(&mut rig), [targets(Enforce, Enforce)]);
+    assert!(!rig.provision(0, false).0, "what is in force is not what the newest status wants");
+    rig.agent.handle_answer(rig.now, AgentAnswer::Redirected(Ok(())));
+    assert!(rig.provision(0, false).0);
+}

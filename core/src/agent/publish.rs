@@ -1,0 +1,47 @@
+//! The making of policies: rules from documents, guid and key and clock from the keeper, one epoch after the other.
+
+use super::{Agent, AgentEffect, Level, notice};
+use crate::authz::{Document, Rules};
+use crate::policy::Epoch;
+use std::sync::Arc;
+
+impl Agent {
+    /// Compiles the documents that changed, as a whole and not by their id (W-45), and publishes.
+    pub(super) fn take_documents(&mut self) {
+        let Some(status) = self.keeper.status().cloned() else { return };
+        if status.documents == self.documents {
+            return;
+        }
+        let former = core::mem::replace(&mut self.documents, status.documents.clone());
+        let compiled = status.documents.clone().map(|_, document| document.map(|d| Rules::compile(&d)));
+        self.remarks.clear();
+        let rules = compiled.map(|destination, compiled| {
+            let (document, former) = (self.documents.get(destination), former.get(destination));
+            let changed = document != former;
+            if changed {
+                let id = |d: &Option<Arc<Document>>| d.as_ref().map_or_else(|| "none".to_owned(), |d| format!("{:?}", d.id));
+                let text = format!("{} rules: document {} replaces {}.", destination.name(), id(document), id(former));
+                self.effects.push_back(notice(Level::Info, false, &text));
+            }
+            let (rules, findings) = compiled?;
+            for finding in findings {
+                let text = format!("{} rules: {finding}", destination.name());
+                if changed {
+                    self.effects.push_back(notice(Level::Error, false, &text));
+                }
+                self.remarks.push(text);
+            }
+            Some(Arc::new(rules))
+        });
+        self.policy.rules = rules;
+        self.publish();
+    }
+
+    /// Makes the next [`Policy`](crate::policy::Policy).
+    pub(super) fn publish(&mut self) {
+        self.policy.epoch = Epoch(self.policy.epoch.0 + 1);
+        self.policy.signer = self.keeper.signer().cloned();
+        self.policy.host_clock = self.keeper.clock();
+        self.effects.push_back(AgentEffect::Publish(Arc::new(self.policy.clone())));
+    }
+}

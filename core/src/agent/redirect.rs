@@ -1,0 +1,67 @@
+//! The redirect as the agent sees it: what is wanted, asked for, answered. Level-triggered: the whole wish is repeated in every
+//! iteration, so nothing that another program did to it lasts (S-13), and no change can be missed (W-84).
+
+use super::provision::Flag;
+use super::status::{Module, ModuleState};
+use super::{Agent, AgentEffect, Level};
+use crate::identity::{PerDestination, TargetMode};
+use crate::time::Now;
+
+/// The redirector as the agent sees it.
+#[derive(Debug, Default)]
+pub(super) struct Redirector {
+    pub(super) module: Module,
+    /// Loaded and attached: redirects may be asked for.
+    pub(super) loaded: bool,
+    /// The message to go back to when a failed redirect succeeds again.
+    pub(super) running: String,
+    /// What the latest good status wants, as of the end of its iteration: a key that the status asks for is in use then, or
+    /// could not be got. Nothing before that (W-111).
+    pub(super) wanted: Option<PerDestination<TargetMode>>,
+    /// A redirect is to be asked for.
+    pub(super) due: bool,
+    /// One was asked for and is not answered yet.
+    pub(super) in_flight: bool,
+}
+
+impl Agent {
+    /// Asks for the redirect that is wanted (W-84), if it is time.
+    pub(super) fn redirect(&mut self) {
+        if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
+            return;
+        }
+        if let Some(wanted) = self.redirector.wanted {
+            self.redirector.due = false;
+            self.redirector.in_flight = true;
+            self.effects.push_back(AgentEffect::Redirect(wanted));
+        }
+    }
+
+    pub(super) fn redirected(&mut self, now: Now, result: Result<(), String>) {
+        self.redirector.in_flight = false;
+        match result {
+            Ok(()) if !self.redirector.loaded => {}
+            Ok(()) => {
+                if !self.provision.is_set(Flag::Redirector) {
+                    let text = core::mem::take(&mut self.redirector.running);
+                    self.say(Level::Info, false, "The redirect is in force again.");
+                    self.redirector.module = Module::new(ModuleState::Running, &text);
+                    self.redirector.running = text;
+                    self.provision.set(Flag::Redirector);
+                }
+                // A newer wish waits: what is in force now is not what the newest status wants.
+                if !self.redirector.due {
+                    self.finish(now);
+                }
+            }
+            Err(text) => {
+                let module = Module::new(ModuleState::Stopped, &text);
+                if module != self.redirector.module {
+                    self.say(Level::Error, false, &text);
+                }
+                self.redirector.module = module;
+                self.provision.clear(Flag::Redirector);
+            }
+        }
+    }
+}
