@@ -48,6 +48,7 @@ pub struct Rules {
     pub(super) default_allow: bool,
     pub(super) privileges: Box<[CompiledPrivilege]>,
     pub(super) identities: Box<[CompiledIdentity]>,
+    pub(super) assigned: Box<[Assigned]>,
     pub(super) index: Index,
 }
 
@@ -59,7 +60,8 @@ pub(super) struct CompiledPrivilege {
     pub(super) path: Box<[u8]>,
     /// Ascending by name, then value.
     pub(super) constraints: Box<[Constraint]>,
-    pub(super) assigned: Assigned,
+    /// Its place among the sets of identities; privileges that are assigned alike share one.
+    pub(super) assigned: usize,
 }
 
 /// A parameter that must be present with a value, both canonical.
@@ -87,25 +89,22 @@ impl Rules {
             Mode::Disabled
         });
         let mut default_allow = document.default_access.eq_ignore_ascii_case("allow");
-        let lists = document.rules.as_ref().map(|lists| Lists::of(lists, &mut findings));
-        let (mut privileges, identities) = match lists.flatten() {
-            Some(lists) => compile_lists(&lists, &mut findings),
-            None => (Ok(Vec::new()), Vec::new()),
-        };
-        if privileges.is_err() {
+        let lists = document.rules.as_ref().and_then(|lists| Lists::of(lists, &mut findings));
+        let compiled = lists.map(|lists| compile_lists(&lists, &mut findings)).unwrap_or_default();
+        let privileges = compiled.privileges.unwrap_or_else(|Faulty| {
             // Dropping one privilege of a default-allow document would open the path that it locks: drop all, deny all.
             default_allow = false;
-            privileges = Ok(Vec::new());
-        }
-        let privileges = privileges.unwrap_or_default().into_boxed_slice();
+            Vec::new()
+        });
         let rules = Self {
             id: document.id.as_str().into(),
             mode,
             mode_word: document.mode.as_str().into(),
             default_allow,
             index: Index::new(&privileges),
-            privileges,
-            identities: identities.into_boxed_slice(),
+            privileges: privileges.into(),
+            identities: compiled.identities.into(),
+            assigned: compiled.assigned.into(),
         };
         (rules, findings)
     }
@@ -175,10 +174,20 @@ impl<'a> Lists<'a> {
 /// Some privilege has no canonical form; the finding says which.
 struct Faulty;
 
-fn compile_lists(
-    lists: &Lists<'_>,
-    findings: &mut Vec<Finding>,
-) -> (Result<Vec<CompiledPrivilege>, Faulty>, Vec<CompiledIdentity>) {
+/// The lists in compiled form.
+struct Compiled {
+    privileges: Result<Vec<CompiledPrivilege>, Faulty>,
+    identities: Vec<CompiledIdentity>,
+    assigned: Vec<Assigned>,
+}
+
+impl Default for Compiled {
+    fn default() -> Self {
+        Self { privileges: Ok(Vec::new()), identities: Vec::new(), assigned: Vec::new() }
+    }
+}
+
+fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
     // Collecting into a map keeps the last definition of a name, and makes the order of the lists vanish.
     let privileges: BTreeMap<&str, &document::Privilege> = lists.privileges.iter().map(|p| (p.name.as_str(), p)).collect();
     let roles: BTreeMap<&str, &document::Role> = lists.roles.iter().map(|r| (r.name.as_str(), r)).collect();
@@ -189,37 +198,46 @@ fn compile_lists(
         .map(|(name, identity)| CompiledIdentity { name: name.into(), selectors: Selectors::of(identity) })
         .collect();
 
-    //
-    let mut assigned: BTreeMap<&str, BTreeSet<IdentityId>> = BTreeMap::new();
+    // which identities each role has, then which roles each privilege is in.
+    let mut role_ids: BTreeMap<&str, BTreeSet<IdentityId>> = BTreeMap::new();
     for assignment in lists.assignments {
-        let Some(role) = roles.get(assignment.role.as_str()) else {
-            findings.push(Finding::UndefinedRole { role: assignment.role.as_str().into() });
-            continue;
-        };
-        for privilege in &role.privileges {
+        if roles.contains_key(assignment.role.as_str()) {
             let ids = assignment.identities.iter().filter_map(|name| identity_ids.get(name.as_str()));
-            assigned.entry(privilege).or_default().extend(ids);
+            role_ids.entry(&assignment.role).or_default().extend(ids);
+        } else {
+            findings.push(Finding::UndefinedRole { role: assignment.role.as_str().into() });
+        }
+    }
+    let mut privilege_roles: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, role) in roles {
+        for privilege in &role.privileges {
+            privilege_roles.entry(privilege).or_default().insert(name);
         }
     }
 
+    let mut assigned = Vec::new();
+    let mut shared: BTreeMap<BTreeSet<&str>, usize> = BTreeMap::new();
     let mut compiled = Vec::with_capacity(privileges.len());
     let mut faulty = false;
     for (name, privilege) in privileges {
         match compile_privilege(privilege) {
-            Ok((path, constraints)) => compiled.push(CompiledPrivilege {
-                name: name.into(),
-                path,
-                constraints,
+            Ok((path, constraints)) => {
                 // A privilege without identities stays: it locks its path.
-                assigned: Assigned::new(assigned.remove(name).unwrap_or_default(), &identities),
-            }),
+                let roles = privilege_roles.remove(name).unwrap_or_default();
+                let place = *shared.entry(roles).or_insert_with_key(|roles| {
+                    let ids = roles.iter().filter_map(|role| role_ids.get(role)).flatten().copied().collect();
+                    assigned.push(Assigned::new(&ids, &identities));
+                    assigned.len() - 1
+                });
+                compiled.push(CompiledPrivilege { name: name.into(), path, constraints, assigned: place });
+            }
             Err((part, error)) => {
                 faulty = true;
                 findings.push(Finding::FaultyPrivilege { privilege: name.into(), part, error });
             }
         }
     }
-    (if faulty { Err(Faulty) } else { Ok(compiled) }, identities)
+    Compiled { privileges: if faulty { Err(Faulty) } else { Ok(compiled) }, identities, assigned }
 }
 
 type Canonical = (Box<[u8]>, Box<[Constraint]>);

@@ -17,7 +17,8 @@ impl Rules {
         }
         let mut denial = None;
         let verdict = self.index.matching(&self.privileges, &request, |id, privilege| {
-            let Some(identity) = privilege.assigned.find(&self.identities, claims) else {
+            let assigned = self.assigned.get(privilege.assigned);
+            let Some(identity) = assigned.and_then(|assigned| assigned.find(&self.identities, claims)) else {
                 // What the caller could have changed is the better explanation.
                 if !matches!(denial, Some(Denial::ConflictingValues(_))) {
                     denial = Some(Denial::NotAssigned(id));

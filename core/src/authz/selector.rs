@@ -6,7 +6,7 @@ use super::document::Identity;
 use crate::identity::Claims;
 use core::cmp::Ordering;
 use core::iter::once;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The selectors of an identity; an absent one is not checked. Compared on bytes, exactly.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,15 +43,16 @@ impl Selectors {
             && text(&self.process, claims.process_name())
     }
 
-    /// The selector by which an identity is looked up, likely the most telling first.
-    fn key(&self) -> Key<'_> {
-        match self {
-            Self { exe: Some(exe), .. } => Key::Exe(exe.as_bytes()),
-            Self { user: Some(user), .. } => Key::User(user.as_bytes()),
-            Self { process: Some(process), .. } => Key::Process(process.as_bytes()),
-            Self { group: Some(group), .. } => Key::Group(group.as_bytes()),
-            Self { exe: None, user: None, process: None, group: None } => Key::Anyone,
+    /// What an identity may be looked up by: each selector, or nothing if there is none.
+    fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        fn key(selector: &Option<Box<str>>) -> Option<&[u8]> {
+            selector.as_ref().map(|text| text.as_bytes())
         }
+        let Self { user, group, exe, process } = self;
+        let anyone = (user.is_none() && group.is_none() && exe.is_none() && process.is_none()).then_some(Key::Anyone);
+        [anyone, key(user).map(Key::User), key(group).map(Key::Group), key(exe).map(Key::Exe), key(process).map(Key::Process)]
+            .into_iter()
+            .flatten()
     }
 }
 
@@ -65,15 +66,31 @@ enum Key<'a> {
     Exe(&'a [u8]),
 }
 
-impl Key<'_> {
-    fn compare(self, other: Self) -> Ordering {
-        match (self, other) {
+impl Ord for Key<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (*self, *other) {
             (Key::User(a), Key::User(b)) | (Key::Group(a), Key::Group(b)) | (Key::Process(a), Key::Process(b)) => a.cmp(b),
             (Key::Exe(a), Key::Exe(b)) => compare_paths(a, b),
             _ => self.rank().cmp(&other.rank()),
         }
     }
+}
 
+impl PartialOrd for Key<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Key<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Key<'_> {}
+
+impl Key<'_> {
     const fn rank(self) -> u8 {
         match self {
             Self::Anyone => 0,
@@ -85,16 +102,37 @@ impl Key<'_> {
     }
 }
 
-/// The identities of a privilege, sorted by key: finding the caller's costs a few binary searches, however many there are.
+/// A set of identities that privileges have in common, each under the one of its selectors that is rarest in the set: finding
+/// the caller's costs a few binary searches, however many there are.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Assigned(Box<[IdentityId]>);
+pub(super) struct Assigned(Box<[Entry]>);
+
+/// An identity, and which of its [`Selectors::keys`] it stands under.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    identity: IdentityId,
+    key: u8,
+}
+
+impl Entry {
+    fn key<'i>(&self, identities: &'i [CompiledIdentity]) -> Key<'i> {
+        let selectors = identities.get(self.identity.0 as usize).map(|identity| &identity.selectors);
+        selectors.and_then(|selectors| selectors.keys().nth(self.key.into())).unwrap_or(Key::Anyone)
+    }
+}
 
 impl Assigned {
-    pub(super) fn new(ids: BTreeSet<IdentityId>, identities: &[CompiledIdentity]) -> Self {
-        let key = |id: &IdentityId| identities.get(id.0 as usize).map_or(Key::Anyone, |identity| identity.selectors.key());
-        let mut ids: Box<[IdentityId]> = ids.into_iter().collect();
-        ids.sort_by(|a, b| key(a).compare(key(b)));
-        Self(ids)
+    pub(super) fn new(ids: &BTreeSet<IdentityId>, identities: &[CompiledIdentity]) -> Self {
+        let keys = |id: &IdentityId| identities.get(id.0 as usize).into_iter().flat_map(|identity| identity.selectors.keys());
+        let mut frequency: BTreeMap<Key<'_>, usize> = BTreeMap::new();
+        for key in ids.iter().flat_map(keys) {
+            *frequency.entry(key).or_default() += 1;
+        }
+        let rarest = |id: &IdentityId| (0u8..).zip(keys(id)).min_by_key(|(_, key)| frequency.get(key).copied());
+        let mut entries: Box<[Entry]> =
+            ids.iter().map(|id| Entry { identity: *id, key: rarest(id).map_or(0, |(at, _)| at) }).collect();
+        entries.sort_by(|a, b| a.key(identities).cmp(&b.key(identities)));
+        Self(entries)
     }
 
     /// The first identity that is the caller's.
@@ -102,23 +140,18 @@ impl Assigned {
         if self.0.is_empty() {
             return None;
         }
-        let selectors = |id: &IdentityId| identities.get(id.0 as usize).map(|identity| &identity.selectors);
-        let keys = once(Key::Anyone)
+        let mut keys = once(Key::Anyone)
             .chain(once(Key::User(claims.user_name.as_bytes())))
             .chain(claims.user_groups.iter().map(|group| Key::Group(group.as_bytes())))
             .chain(claims.process_name().map(Key::Process))
             .chain(claims.exe_path().map(Key::Exe));
-        for key in keys {
-            let before = |id: &IdentityId| selectors(id).is_some_and(|s| s.key().compare(key) == Ordering::Less);
-            let first = self.0.partition_point(before);
-            let same = |id: &&IdentityId| selectors(id).is_some_and(|s| s.key().compare(key) == Ordering::Equal);
-            let candidates = self.0.get(first..).unwrap_or_default().iter().take_while(same);
-            let found = candidates.copied().find(|id| selectors(id).is_some_and(|s| s.match_caller(claims)));
-            if found.is_some() {
-                return found;
-            }
-        }
-        None
+        keys.find_map(|key| {
+            let first = self.0.partition_point(|entry| entry.key(identities) < key);
+            let candidates = self.0.iter().skip(first).take_while(|entry| entry.key(identities) == key);
+            candidates
+                .map(|entry| entry.identity)
+                .find(|id| identities.get(id.0 as usize).is_some_and(|identity| identity.selectors.match_caller(claims)))
+        })
     }
 }
 

@@ -48,7 +48,7 @@ pub fn command_line(raw: Option<&[u8]>) -> Box<str> {
 pub fn redact(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
     let hints = Hints::of(text.as_bytes());
-    if hints == Hints::NONE {
+    if !hints.meets(Hints::OPENERS) {
         return text;
     }
     for pattern in &patterns::ALL {
@@ -84,7 +84,6 @@ fn apply(pattern: &Pattern, text: &str) -> Option<String> {
 struct Hints(u16);
 
 impl Hints {
-    const NONE: Self = Self(0);
     const PWD: Self = Self(1);
     const PASSWORD: Self = Self(1 << 1);
     const KEY: Self = Self(1 << 2);
@@ -97,8 +96,14 @@ impl Hints {
     const JWT: Self = Self(1 << 9);
     const URL: Self = Self(1 << 10);
     const DASH_P: Self = Self(1 << 11);
-    /// Any of them.
-    const ANY: Self = Self(u16::MAX);
+    /// Words of client secrets (I-45) that are telling only together with another of these.
+    const CLIENT: Self = Self(1 << 15);
+    /// Any of those that open the door (I-34, I-49).
+    const OPENERS: Self = Self(!Self::CLIENT.0);
+
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     const fn meets(self, any_of: Self) -> bool {
         self.0 & any_of.0 != 0
@@ -111,7 +116,13 @@ impl Hints {
                 b'p' => &[(b"pwd=", Self::PWD), (b"password", Self::PASSWORD), (b"pat", Self::TOKEN)],
                 // AccountKey, PrimaryKey and SecondaryKey are keys too.
                 b'k' => &[(b"key", Self::KEY)],
-                b's' => &[(b"sig=", Self::SIG), (b"secret", Self::SECRET)],
+                b's' => &[
+                    (b"sig=", Self::SIG),
+                    (b"secret", Self::SECRET),
+                    (b"scrt", Self::CLIENT),
+                    (b"sct", Self::CLIENT),
+                    (b"sid", Self::CLIENT),
+                ],
                 b't' => &[(b"token", Self::TOKEN)],
                 // `azuredevops` contains none of the others, and a pattern looks for it.
                 b'a' => &[(b"ado", Self::TOKEN), (b"authorization", Self::AUTHORIZATION), (b"azuredevops", Self::TOKEN)],
