@@ -152,11 +152,12 @@ fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), Usa
 
 /// What `main` does next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, once")]
 pub enum Next {
     /// Everything is done: end with this status.
     Exit(u8),
     /// Be the agent.
-    Run(Box<Run>),
+    Run(Run),
 }
 
 /// How to be the agent.
@@ -191,7 +192,7 @@ pub fn begin(args: impl IntoIterator<Item = OsString>, started: Instant, out: &m
         Invocation::CheckConfig { config } => return Next::Exit(check(config.as_deref(), out, err)),
     };
     match Config::load(settings.config.as_deref()) {
-        Ok((config, warnings)) => Next::Run(Box::new(Run { config, warnings, console, foreground: settings.foreground })),
+        Ok((config, warnings)) => Next::Run(Run { config, warnings, console, foreground: settings.foreground }),
         Err(e) => {
             let _ = writeln!(err, "{e}");
             Next::Exit(config::EXIT_STATUS)

@@ -1,8 +1,8 @@
 //! Where `log::` records go (files.md section 7): to standard output and standard error for people and the journal, and to
-//! the agent log.
+//! two rolled files.
 //!
 //! The streams get the bare text (FS-71), with the priority in front if the journal reads them and in colour if a person does.
-//! The file gets time and level in front (FS-70). Control characters are escaped everywhere, so no text can forge a line or
+//! The files get time and level in front (FS-70). Control characters are escaped everywhere, so no text can forge a line or
 //! command a terminal (SEC-F2); whoever logs a caller's text still has to write it as a JSON string (PX-114).
 
 mod line;
@@ -21,13 +21,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::AsFd;
 
-/// Target of summary objects (PX-108): to the streams only, because whoever has the record writes it to the connection log
-/// itself.
-pub const SUMMARY: &str = "summary";
+/// Target of records that belong to the connection log (FS-61) instead of the agent log: `log::info!(target: CONNECTION, …)`.
+/// A rolled file has one writer: nobody else may open that file.
+pub const CONNECTION: &str = "connection";
 
 /// File of the agent log (FS-60).
 pub const AGENT_FILE: &str = "ProxyAgent.log";
-/// File of the connection log (FS-61). Written by whoever has the records, not by the logger: a rolled file has one writer.
+/// File of the connection log (FS-61).
 pub const CONNECTION_FILE: &str = "ProxyAgent.Connection.log";
 
 /// Sends everything that is logged from now on where `config` says. The first call counts; a file that cannot be opened is
@@ -63,7 +63,12 @@ struct Logger {
     system_level: LevelFilter,
     file_level: LevelFilter,
     /// `None`: file logs are off (FS-04).
-    file: Option<LogFile>,
+    files: Option<Files>,
+}
+
+struct Files {
+    agent: LogFile,
+    connection: LogFile,
 }
 
 impl Logger {
@@ -80,13 +85,16 @@ impl Logger {
             err: stream(err),
             system_level: config.system_level.to_level_filter(),
             file_level: config.file_level.to_level_filter(),
-            file: config.log_folder.as_ref().map(|folder| LogFile::new(folder, AGENT_FILE)),
+            files: config.log_folder.as_ref().map(|folder| Files {
+                agent: LogFile::new(folder, AGENT_FILE),
+                connection: LogFile::new(folder, CONNECTION_FILE),
+            }),
         }
     }
 
     /// Above this nobody is interested.
     fn level(&self) -> LevelFilter {
-        self.system_level.max(if self.file.is_some() { self.file_level } else { LevelFilter::Off })
+        self.system_level.max(if self.files.is_some() { self.file_level } else { LevelFilter::Off })
     }
 }
 
@@ -103,13 +111,14 @@ impl Log for Logger {
         if record.level() <= self.system_level {
             stream.log(record);
         }
-        if let Some(file) = &self.file
+        if let Some(files) = &self.files
             && record.level() <= self.file_level
-            && record.target() != SUMMARY
-            && let Err(failure) = write(file, clock::wall(), record)
         {
-            // Straight to standard error: the log is what does not work.
-            self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
+            let file = if record.target() == CONNECTION { &files.connection } else { &files.agent };
+            if let Err(failure) = write(file, clock::wall(), record) {
+                // Straight to standard error: the log is what does not work.
+                self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
+            }
         }
     }
 
@@ -122,7 +131,7 @@ impl Log for Logger {
 /// Libraries have a lot to tell below `Warn` (a line per readiness event); the shipped file level is `Trace`.
 fn is_ours(target: &str) -> bool {
     let root = target.split_once("::").map_or(target, |(root, _)| root);
-    root == SUMMARY || root.starts_with("azure_proxy_agent") || root.starts_with("runtime_") || root == "redirect_ebpf"
+    root == CONNECTION || root.starts_with("azure_proxy_agent") || root.starts_with("runtime_") || root == "redirect_ebpf"
 }
 
 /// Writes one record to one file.

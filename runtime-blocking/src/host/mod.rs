@@ -22,9 +22,11 @@ use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, StateFile};
 use azure_proxy_agent_core::identity::{Claims, KernelRecord, Peer, PerDestination, Route, TargetMode};
 use azure_proxy_agent_core::keeper::{StoreError, StoredKey};
 use azure_proxy_agent_core::sign::KeyGuid;
+use azure_proxy_agent_core::time::Wall;
 use console::Console;
 use files::{Access, Dir, FileError};
 use keystore::KeyStore;
+use logfile::{AUDIT_FILE, LogFile};
 use redirect_ebpf::{Redirector, verify};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ pub struct Host {
     rules_folder: PathBuf,
     status_folder: PathBuf,
     console: Console,
+    /// `None`: file logs are off (FS-04).
+    audit: Option<LogFile>,
 }
 
 /// What became of an effect.
@@ -60,6 +64,7 @@ impl Host {
             rules_folder: config.rules_folder(),
             status_folder: config.status_folder.clone(),
             console: Console::default(),
+            audit: config.log_folder.as_ref().map(|folder| LogFile::new(folder, AUDIT_FILE)),
         }
     }
 
@@ -113,7 +118,7 @@ impl Host {
                 self.notice(level, console, &text);
                 Ran::Done
             }
-            other @ (AgentEffect::Fetch { .. } | AgentEffect::Publish(_) | AgentEffect::Reply { .. }) => Ran::NotHere(other),
+            other => Ran::NotHere(other),
         }
     }
 
@@ -167,6 +172,13 @@ impl Host {
         log::log!(level, "{text}");
         if console {
             self.console.write(clock::wall(), text);
+        }
+    }
+
+    /// Appends audit records: JSON objects, each with a line feed. A failure is logged once, not per record.
+    pub fn audit(&self, wall: Wall, lines: &[u8]) {
+        if let Some(Err(e)) = self.audit.as_ref().map(|log| log.append(wall, lines)) {
+            log::error!("{e}; audit records are being lost");
         }
     }
 }

@@ -155,6 +155,16 @@ fn fs36_important_notices_reach_the_console() {
 }
 
 #[test]
+fn audit_records_are_appended_with_mode_0640() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    host.audit(Wall(0), b"{\"id\":1}\n");
+    host.audit(Wall(0), b"{\"id\":2}\n");
+    let path = scratch.path().join("logs/audit.jsonl");
+    assert_eq!((fs::read_to_string(&path).expect("read").as_str(), mode(&path)), ("{\"id\":1}\n{\"id\":2}\n", 0o640));
+}
+
+#[test]
 fn what_needs_the_runtime_comes_back() {
     let scratch = Scratch::new("host");
     let effect = AgentEffect::Publish(Arc::default());

@@ -56,16 +56,18 @@ fn fs71_streams_get_the_bare_text_up_to_their_level_and_errors_go_to_standard_er
 }
 
 #[test]
-fn fs60_fs70_the_agent_log_gets_header_and_text_and_no_summaries() {
+fn fs60_fs61_fs70_files_get_header_and_text_each_record_in_its_file() {
     let scratch = Scratch::new("logging");
     let folder = scratch.path().to_str().expect("UTF-8");
     let (logger, out, _) = logger(&config(folder, "Info", "Error"), Style::Plain);
     say(&logger, Level::Info, "azure_proxy_agent_core::agent", "hello");
     say(&logger, Level::Debug, "azure_proxy_agent_core::agent", "too detailed");
-    say(&logger, Level::Info, SUMMARY, "{}");
+    say(&logger, Level::Info, CONNECTION, "{}");
     say(&logger, Level::Warn, "redirect_ebpf", "two\nlines\n");
     assert_eq!(out.text(), "", "FS-15");
-    assert_eq!(scratch.names(), [AGENT_FILE]);
+    assert_eq!(scratch.names(), [CONNECTION_FILE, AGENT_FILE]);
+    let connection = std::fs::read_to_string(scratch.path().join(CONNECTION_FILE)).expect("read");
+    assert_eq!(connection.split_at(23).1, " [INFO]    {}\n");
 
     let text = std::fs::read_to_string(scratch.path().join(AGENT_FILE)).expect("read");
     let lines: Vec<(&str, &str)> = text.lines().map(|l| l.split_at(23)).collect();
@@ -80,7 +82,7 @@ fn fs60_fs70_the_agent_log_gets_header_and_text_and_no_summaries() {
 #[test]
 fn px108_summaries_reach_the_journal_as_bare_lines() {
     let (logger, out, _) = logger(&config("", "Trace", "Info"), Style::Plain);
-    say(&logger, Level::Info, SUMMARY, r#"{"id":1}"#);
+    say(&logger, Level::Info, CONNECTION, r#"{"id":1}"#);
     assert_eq!(out.text(), "{\"id\":1}\n");
 }
 
