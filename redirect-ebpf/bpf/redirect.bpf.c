@@ -296,22 +296,23 @@ int bind6(struct bpf_sock_addr *ctx)
 	return guard(ctx->sk, netns_of(ctx, ctx->sk));
 }
 
-/* bind() to port 0 where the range of ephemeral ports contains ours: only here the port is known. */
+/* bind() to port 0 where the range of ephemeral ports contains ours: only here the port is known. Kernels before 5.15 cannot tell
+ * namespaces apart here and do without; by default the range begins far above. */
 SEC("cgroup/post_bind4")
 int post_bind4(struct bpf_sock *sk)
 {
-	if (sk->src_port != LISTENER_PORT || sk->type != SOCK_STREAM || !in_the_way4(sk->src_ip4))
+	if (no_ns_ops || sk->src_port != LISTENER_PORT || sk->type != SOCK_STREAM || !in_the_way4(sk->src_ip4))
 		return ALLOW;
-	return guard(sk, netns_of(sk, sk));
+	return guard(sk, bpf_get_netns_cookie(sk));
 }
 
 SEC("cgroup/post_bind6")
 int post_bind6(struct bpf_sock *sk)
 {
-	if (sk->src_port != LISTENER_PORT || sk->type != SOCK_STREAM ||
+	if (no_ns_ops || sk->src_port != LISTENER_PORT || sk->type != SOCK_STREAM ||
 	    !in_the_way6(sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]))
 		return ALLOW;
-	return guard(sk, netns_of(sk, sk));
+	return guard(sk, bpf_get_netns_cookie(sk));
 }
 
 /* ---- backstop ---- */

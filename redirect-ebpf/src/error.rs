@@ -115,14 +115,11 @@ impl fmt::Display for RedirectError {
 }
 
 fn missing(f: &mut fmt::Formatter<'_>, what: &str, capabilities: &[Capability]) -> fmt::Result {
+    write!(f, "the kernel refused eBPF {what}: ")?;
     if capabilities.is_empty() {
-        return write!(
-            f,
-            "the kernel refused {what} (EPERM) although no capability is missing: a security module, seccomp, or lockdown \
-             forbids bpf(2)"
-        );
+        return f.write_str("EPERM although no capability is missing: a security module, seccomp or lockdown forbids bpf(2)");
     }
-    write!(f, "the kernel refused {what} (EPERM): missing")?;
+    f.write_str("missing")?;
     for (i, c) in capabilities.iter().enumerate() {
         write!(f, "{}{}", if i == 0 { " " } else { ", " }, c.name())?;
     }

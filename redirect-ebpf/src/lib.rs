@@ -19,10 +19,10 @@ mod redirector;
 mod sys;
 pub mod verify;
 
+pub use azure_proxy_agent_core::identity::TargetMode;
 pub use cgroup::{find_cgroup2, resolve_cgroup};
 pub use ebpf::{Counters, EbpfRedirector};
 pub use error::RedirectError;
 pub use load::LoadOptions;
 pub use memory::MemoryRedirector;
-pub use azure_proxy_agent_core::identity::TargetMode;
 pub use redirector::Redirector;

@@ -32,6 +32,9 @@ pub struct LoadOptions {
     /// Whether to drop packets to guarded endpoints that went around `connect()` (`egressBackstop`). Costs about 0.1 µs for
     /// each packet that the machine sends.
     pub egress_backstop: bool,
+    /// How many steps of the ladder to leave out: what an older kernel gets, on this one. For tests.
+    #[doc(hidden)]
+    pub first_step: usize,
 }
 
 /// One try: which features the programs do without. The names are the `.rodata` switches of `bpf/maps.h`.
@@ -77,7 +80,7 @@ pub(crate) fn load(options: &LoadOptions) -> Result<Loaded, RedirectError> {
     if options.egress_backstop {
         hooks.insert(0, EGRESS);
     }
-    let loaded = climb_down(&object, &hooks);
+    let loaded = climb_down(&object, &hooks, options.first_step);
     sys::trim_heap();
     loaded
 }
@@ -88,9 +91,9 @@ fn object(override_path: Option<&Path>) -> Result<Cow<'static, [u8]>, RedirectEr
     fs::read(path).map(Cow::Owned).map_err(|source| RedirectError::ObjectFile { path: path.to_owned(), source })
 }
 
-fn climb_down(object: &[u8], hooks: &[Hook]) -> Result<Loaded, RedirectError> {
+fn climb_down(object: &[u8], hooks: &[Hook], first: usize) -> Result<Loaded, RedirectError> {
     let [rest @ .., last] = &LADDER;
-    for step in rest {
+    for step in rest.iter().skip(first) {
         match load_step(object, hooks, *step) {
             Err(e @ RedirectError::Load { .. }) => log::warn!("eBPF: {e}; trying again without it (not: {})", step.name),
             other => return other,
@@ -182,10 +185,12 @@ fn object_error(error: EbpfError) -> RedirectError {
     }
 }
 
-/// `EPERM` is about who asks; any other error is about what was asked for.
+/// Who asks, or what was asked for? Without `CAP_PERFMON` the verifier says `EINVAL`, as if the kernel were too old: hence no look at
+/// the error alone, and no stepping down before the capabilities are complete.
 fn refused(what: &'static str, source: io::Error, verifier: String) -> RedirectError {
-    if source.raw_os_error() == Some(libc::EPERM) {
-        RedirectError::Missing { what, capabilities: Capability::missing() }
+    let capabilities = Capability::missing();
+    if source.raw_os_error() == Some(libc::EPERM) || !capabilities.is_empty() {
+        RedirectError::Missing { what, capabilities }
     } else {
         RedirectError::Load { what, source, verifier }
     }

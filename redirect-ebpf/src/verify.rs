@@ -6,7 +6,7 @@
 //! file identity and path come from that descriptor: an `exec` in between cannot mix two programs. What is compared with
 //! the kernel's record is inode and change time; device numbers are not comparable (overlay, btrfs).
 //!
-//! 13 system calls with a command line of less than 64 KiB, none of which writes. **Reading another process's command line may
+//! 14 system calls (command line below 4 KiB, path below 256 bytes), none of which writes. **Reading another process's command line may
 //! block** as long as that process holds its own memory map lock, and `stat` as long as the file system likes: call this from a
 //! thread that may wait (I-31).
 
