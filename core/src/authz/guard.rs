@@ -18,7 +18,7 @@ pub fn traversal_guard(raw_path: &[u8]) -> bool {
     let (mut slash, mut dot) = (false, false);
     while let Some((first, tail)) = rest.split_first() {
         let decoded = match rest {
-            // Both digits of an encoded dot have one form but for the letter's case.
+            // The only escape that matters: an encoded dot.
             [b'%', b'2', b'e' | b'E', after @ ..] => {
                 rest = after;
                 b'.'
@@ -28,7 +28,7 @@ pub fn traversal_guard(raw_path: &[u8]) -> bool {
                 *first
             }
         };
-        // An encoded slash is no slash here, and an encoded dot is no literal byte that could be one.
+        // Slashes count as they stand in the raw path; an encoded one passes (PX-45).
         if (slash && decoded == b'/') || (dot && decoded == b'.') {
             return true;
         }
