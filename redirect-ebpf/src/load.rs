@@ -95,7 +95,7 @@ fn climb_down(object: &[u8], hooks: &[Hook], first: usize) -> Result<Loaded, Red
     let [rest @ .., last] = &LADDER;
     for step in rest.iter().skip(first) {
         match load_step(object, hooks, *step) {
-            Err(e @ RedirectError::Load { .. }) => log::warn!("eBPF: {e}; trying again without it (not: {})", step.name),
+            Err(e @ RedirectError::Load { .. }) => log::warn!("eBPF: {e}; stepping down from \"{}\"", step.name),
             other => return other,
         }
     }

@@ -20,7 +20,7 @@ sandboxed! {
             let mut child = Caller::start(|stage| stage.pause());
             child.paused();
             drop(redirector);
-            assert_eq!(bpf::hooks_in_use(&sandbox.cgroup), []);
+            assert!(bpf::hooks_in_use(&sandbox.cgroup).is_empty());
             child.finish();
         }
         for kind in ["bpf-map", "bpf-prog", "bpf_link"] {
@@ -64,7 +64,7 @@ sandboxed! {
         for link in bpf::held("bpf_link") {
             bpf::detach(link.fd);
         }
-        assert_eq!(bpf::hooks_in_use(&sandbox.cgroup), []);
+        assert!(bpf::hooks_in_use(&sandbox.cgroup).is_empty());
         agent.redirector.check().unwrap();
         assert_eq!(bpf::hooks_in_use(&sandbox.cgroup), in_use);
         connect(IMDS).unwrap();
@@ -143,7 +143,7 @@ sandboxed! {
         try_with(BPF | PERFMON, "CAP_NET_ADMIN");
         try_with(NET_ADMIN | PERFMON, "CAP_BPF");
         try_with(BPF | NET_ADMIN, "CAP_PERFMON");
-        assert_eq!(bpf::hooks_in_use(&sandbox.cgroup), []);
+        assert!(bpf::hooks_in_use(&sandbox.cgroup).is_empty());
         let options = sandbox.options();
         Caller::start(move |_| {
             drop_capabilities(BPF | NET_ADMIN | PERFMON);
@@ -211,7 +211,7 @@ sandboxed! {
         assert!(matches!(with(&bad).unwrap_err(), RedirectError::Object(_)));
         let error = with(&dir.join("missing.o")).unwrap_err();
         assert!(error.to_string().contains("missing.o cannot be read"), "{error}");
-        assert_eq!(bpf::hooks_in_use(&sandbox.cgroup), []);
+        assert!(bpf::hooks_in_use(&sandbox.cgroup).is_empty());
         fs::remove_dir_all(&dir).unwrap();
     }
 }
