@@ -36,7 +36,7 @@ fn compile(out: &Path) -> Result<(), String> {
     let mut command = Command::new(&clang);
     command.current_dir(env("CARGO_MANIFEST_DIR")?);
     // v3 (32-bit jumps) is understood since Linux 5.3. -g makes the BTF that CO-RE and socket storage need.
-    command.args(["-target", target, "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
+    command.args(["-target", target, "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra"]);
     command.args(["-Wno-unused-parameter", "-Wno-missing-declarations", "-fdebug-compilation-dir=."]);
     // <asm/types.h> lives in a folder of its own on multiarch systems, which clang does not look into for this target.
     command.arg(format!("-I/usr/include/{arch}-linux-gnu"));
@@ -46,6 +46,7 @@ fn compile(out: &Path) -> Result<(), String> {
     let output = command.output().map_err(|e| format!("cannot run {clang}: {e}. Do: {HINT}"))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
+        messages.lines().filter(|l| l.contains("warning:")).for_each(|l| println!("cargo::warning={l}"));
         return Ok(());
     }
     if messages.contains("file not found") {
