@@ -6,7 +6,7 @@ use redirect_ebpf::{EbpfRedirector, Redirector};
 use rustix::net::{AddressFamily, Protocol, SocketType};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 sandboxed! {
     fn every_guarded_endpoint_leads_to_the_listener(sandbox) {
@@ -133,36 +133,36 @@ sandboxed! {
     fn a_failed_connection_leaves_nothing_to_inherit_s07(sandbox) {
         let redirector = EbpfRedirector::load(&sandbox.options()).unwrap();
         redirector.set_targets(all(TargetMode::Enforce)).unwrap();
-        let source = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 45_000);
-        let from_there = |to: SocketAddrV4| {
-            let socket = tcp(AddressFamily::INET);
-            rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
-            rustix::net::bind(&socket, &source).unwrap();
-            rustix::net::connect(&socket, &to).map(|()| socket)
-        };
-        let victim = Caller::start(|_| assert!(from_there(Destination::Imds.addr()).is_err(), "nobody listens yet"));
-        let victim_pid = victim.pid;
+        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, LISTENER.port());
+        let ports = [45_000, 45_001, 45_002];
+        let victim = Caller::start(|_| {
+            for port in ports {
+                let socket = bound_to(port);
+                rustix::net::connect(&socket, &Destination::Imds.addr()).expect_err("nobody listens yet");
+            }
+        });
         victim.finish();
 
         let listener = listen_exempt(&redirector, LISTENER);
-        for to in [LISTENER, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, LISTENER.port())] {
-            let client = from_there(to).unwrap();
-            let accepted = accept(&listener);
-            let record = redirector.identify(accepted.as_fd()).unwrap().unwrap();
-            assert_eq!(record.route, Route::Direct, "{to}");
-            assert_ne!(record.tgid, victim_pid);
-            // Reset, so that the port is free at once.
-            rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
+        let record_of = |socket: &OwnedFd, to: SocketAddrV4| {
+            rustix::net::connect(socket, &to).unwrap();
+            redirector.identify(accept(&listener).as_fd()).unwrap()
+        };
+        for (port, to) in ports.into_iter().zip([LISTENER, any]) {
+            let record = record_of(&bound_to(port), to).unwrap();
+            assert_eq!((record.route, record.tgid), (Route::Direct, std::process::id()), "{to}");
         }
-        // The agent's own connection to itself has no record at all, whatever is filed under its address.
-        from_there(Destination::Imds.addr()).map(|s| rustix::net::sockopt::set_socket_linger(&s, Some(std::time::Duration::ZERO))).unwrap().unwrap();
-        let socket = tcp(AddressFamily::INET);
-        redirector.exempt(socket.as_fd()).unwrap();
-        rustix::net::connect(&socket, &LISTENER).unwrap();
-        accept(&listener);
-        let accepted = accept(&listener);
-        assert_eq!(redirector.identify(accepted.as_fd()).unwrap(), None);
+        // The agent's own connection to itself passes connect4 unrecorded: there must be nothing for it.
+        let own = bound_to(ports[2]);
+        redirector.exempt(own.as_fd()).unwrap();
+        assert_eq!(record_of(&own, LISTENER), None);
     }
+}
+
+fn bound_to(port: u16) -> OwnedFd {
+    let socket = tcp(AddressFamily::INET);
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
+    socket
 }
 
 sandboxed! {
