@@ -1,5 +1,6 @@
 //! The agent machine's side of the seam: what it may be told and what it may ask for.
 
+use super::status::{StatusDraft, StatusReader};
 use crate::effect::LocalReply;
 use crate::exchange::{FetchError, HostRequest, HostResponse};
 use crate::identity::{PerDestination, TargetMode};
@@ -43,6 +44,14 @@ pub enum AgentEffect {
     /// Make the redirect so, check that it is attached, repair it (W-84, S-13); answered by [`AgentAnswer::Redirected`]. Comes
     /// in every iteration, also when nothing changed; one at a time, and never before [`AgentEvent::RedirectorReady`].
     Redirect(PerDestination<TargetMode>),
+    /// Complete the status document with [`StatusDraft::complete`] and the tables of the process's requests, and carry out the
+    /// effect that this gives.
+    Status {
+        /// Who reads it.
+        to: StatusReader,
+        /// The agent's part of it.
+        status: Box<StatusDraft>,
+    },
     /// Use this policy for every request whose head is complete from now on. No answer.
     Publish(Arc<Policy>),
     /// The answer to a local query. No answer.

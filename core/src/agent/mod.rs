@@ -1,4 +1,4 @@
-//! `Agent`: owns the `KeyKeeper`, provisioning, status and summaries, and is the only maker of [`Policy`].
+//! `Agent`: owns the `KeyKeeper`, provisioning and status, and is the only maker of [`Policy`].
 //!
 //! It knows what the parts mean for each other: a key that came into use is published before provisioning finishes; the redirect
 //! follows the latest good status and nothing else (W-84). It knows no file name, no socket and no kernel program: whatever is
@@ -10,9 +10,11 @@
 //!      ▼
 //! KeyKeeper ── Steps ──► Agent ── effects ──► shell
 //!                          ├─ Provision   flags, ticks, tags
-//!                          ├─ Summaries   tables
 //!                          └─ Policy      rules, signer, clock, epoch
 //! ```
+//!
+//! [`Summaries`], the tables of finished requests, live beside it: connections fill them without a message to the agent, and the
+//! shell brings the two together when a status document is due ([`StatusDraft::complete`]).
 
 mod effect;
 mod provision;
@@ -23,7 +25,8 @@ mod summary;
 
 pub use crate::keeper::{BadKey, FetchId, StoreError, StoredKey};
 pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, Level, QueryId, StateFile};
-pub use summary::Record;
+pub use status::{StatusDraft, StatusReader};
+pub use summary::{Record, Summaries};
 
 use crate::authz::Document;
 use crate::effect::{LocalQuery, LocalReply, RequestCounter};
@@ -38,7 +41,6 @@ use redirect::Redirector;
 use status::{Module, ModuleState, ProvisionAnswer};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use summary::Summaries;
 
 /// Where the status document is written (FS-28, FS-40).
 pub const STATUS_PATH: &str = "/var/log/azure-proxy-agent/status.json";
@@ -72,7 +74,6 @@ pub struct Agent {
     redirector: Redirector,
     listener: Module,
     monitor: Module,
-    summaries: Summaries,
     /// What `policy.rules` was compiled from.
     documents: PerDestination<Option<Arc<Document>>>,
     /// What is wrong with `documents`, for the key module's message (R-12, S-23).
@@ -99,7 +100,6 @@ impl Agent {
             redirector: Redirector::default(),
             listener: Module::default(),
             monitor: Module::new(ModuleState::Running, "Status unknown."),
-            summaries: Summaries::default(),
             documents: PerDestination::default(),
             remarks: Vec::new(),
             policy: Policy::default(),
@@ -180,7 +180,10 @@ impl Agent {
                 }
                 serde_json::to_vec(&ProvisionAnswer { finished, error_message: &error_message }).ok()
             }
-            LocalQuery::Status => Some(self.status_document(now, false)),
+            LocalQuery::Status => {
+                let effect = AgentEffect::Status { to: StatusReader::Query(id), status: Box::new(self.status_draft()) };
+                return self.effects.push_back(effect);
+            }
         };
         let reply = body.map_or(LocalReply::Unavailable, |body| LocalReply::Json(body.into()));
         self.effects.push_back(AgentEffect::Reply { to: id, reply });
@@ -204,12 +207,6 @@ impl Agent {
         if self.status_due.is_some_and(|at| now.mono >= at) {
             self.write_status(now);
         }
-    }
-
-    /// Counts a finished request; whether it is to be written out as summary object (PX-108). Allocates nothing for a caller,
-    /// destination and status that are in the table already.
-    pub fn record(&mut self, now: Now, record: &Record<'_>) -> bool {
-        self.summaries.record(now, record)
     }
 
     /// The next thing to do; drain to `None` after each input.
@@ -288,8 +285,7 @@ impl Agent {
             // A document that can be read has been written.
             self.monitor = Module::new(ModuleState::Running, STATUS_WRITTEN);
         }
-        let document = self.status_document(now, true);
-        self.write(StateFile::Status, document);
+        self.effects.push_back(AgentEffect::Status { to: StatusReader::File, status: Box::new(self.status_draft()) });
     }
 
     fn write(&mut self, file: StateFile, bytes: Vec<u8>) {

@@ -1,9 +1,10 @@
 //! The status document (files.md section 6) and the texts around it: how the agent's parts are, for people and for readers that
 //! exist.
 
-use super::Agent;
+use super::effect::{AgentEffect, QueryId, StateFile};
 use super::summary::Entry;
-use crate::effect::RecordKind;
+use super::{Agent, Summaries};
+use crate::effect::{LocalReply, RecordKind};
 use crate::identity::Destination;
 use crate::time::{Now, Wall};
 use core::fmt;
@@ -61,22 +62,58 @@ impl Default for Module {
 struct Document<'a> {
     #[serde(serialize_with = "as_text")]
     timestamp: crate::time::Stamp,
-    proxy_agent_status: AgentStatus<'a>,
+    proxy_agent_status: &'a StatusDraft,
     proxy_connection_summary: Vec<Entry<'a>>,
     failed_authenticate_summary: Vec<Entry<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+/// The status document but for the tables of requests, which connections fill without the agent: whoever keeps the tables
+/// [`complete`](Self::complete)s it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AgentStatus<'a> {
-    version: &'a str,
+pub struct StatusDraft {
+    version: Box<str>,
     status: Overall,
-    monitor_status: &'a Module,
+    monitor_status: Module,
     key_latch_status: Module,
-    ebpf_program_status: &'a Module,
-    proxy_listener_status: &'a Module,
+    ebpf_program_status: Module,
+    proxy_listener_status: Module,
     telemetry_logger_status: Module,
     proxy_connections_count: u64,
+}
+
+/// Who reads a status document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusReader {
+    /// To a caller, compact (PX-62).
+    Query(QueryId),
+    /// To the status file, pretty-printed (FS-40).
+    File,
+}
+
+impl StatusDraft {
+    /// Adds the tables and the time; gives the effect to carry out in place of [`AgentEffect::Status`].
+    #[must_use]
+    pub fn complete(&self, to: StatusReader, tables: &mut Summaries, now: Now) -> AgentEffect {
+        tables.expire(now);
+        let document = Document {
+            timestamp: now.wall.stamp(),
+            proxy_agent_status: self,
+            proxy_connection_summary: tables.export(RecordKind::Normal),
+            failed_authenticate_summary: tables.export(RecordKind::Failed),
+        };
+        // Texts and numbers written to memory: cannot fail. If it did, an empty object is what readers take for "no status".
+        match to {
+            StatusReader::Query(to) => {
+                let reply = serde_json::to_vec(&document).map_or(LocalReply::Unavailable, |body| LocalReply::Json(body.into()));
+                AgentEffect::Reply { to, reply }
+            }
+            StatusReader::File => {
+                let bytes = serde_json::to_vec_pretty(&document).unwrap_or_else(|_| b"{}".to_vec()).into();
+                AgentEffect::WriteState { file: StateFile::Status, bytes }
+            }
+        }
+    }
 }
 
 /// FS-43.
@@ -94,13 +131,6 @@ impl Overall {
     }
 }
 
-/// The document as it is served, or as it is written to the file.
-fn render(document: &Document<'_>, pretty: bool) -> Vec<u8> {
-    let text = if pretty { serde_json::to_vec_pretty(document) } else { serde_json::to_vec(document) };
-    // Texts and numbers written to memory: cannot fail. If it did, an empty object is what readers take for "no status".
-    text.unwrap_or_else(|_| b"{}".to_vec())
-}
-
 impl Agent {
     /// State of the key module, with what is wrong with the rules (S-23).
     pub(super) fn key_module(&self) -> Module {
@@ -111,9 +141,8 @@ impl Agent {
         }
     }
 
-    /// The document of files.md section 6.
-    pub(super) fn status_document(&mut self, now: Now, pretty: bool) -> Vec<u8> {
-        self.summaries.expire(now);
+    /// The agent's part of the document of files.md section 6.
+    pub(super) fn status_draft(&self) -> StatusDraft {
         let mut key_latch = self.key_module();
         let rule_id = |d| self.keeper.status().map_or("", |s| s.rule_id(d)).to_owned();
         key_latch.states = [
@@ -129,22 +158,16 @@ impl Agent {
         if let Some(incarnation) = self.keeper.incarnation() {
             key_latch.states.insert("keyIncarnationId", incarnation.to_string());
         }
-        let document = Document {
-            timestamp: now.wall.stamp(),
-            proxy_agent_status: AgentStatus {
-                version: &self.config.version,
-                status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
-                monitor_status: &self.monitor,
-                key_latch_status: key_latch,
-                ebpf_program_status: &self.redirector.module,
-                proxy_listener_status: &self.listener,
-                telemetry_logger_status: Module::new(ModuleState::Running, "Telemetry event logger thread started."),
-                proxy_connections_count: self.requests.count(),
-            },
-            proxy_connection_summary: self.summaries.export(RecordKind::Normal),
-            failed_authenticate_summary: self.summaries.export(RecordKind::Failed),
-        };
-        render(&document, pretty)
+        StatusDraft {
+            version: self.config.version.clone(),
+            status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
+            monitor_status: self.monitor.clone(),
+            key_latch_status: key_latch,
+            ebpf_program_status: self.redirector.module.clone(),
+            proxy_listener_status: self.listener.clone(),
+            telemetry_logger_status: Module::new(ModuleState::Running, "Telemetry event logger thread started."),
+            proxy_connections_count: self.requests.count(),
+        }
     }
 }
 

@@ -37,16 +37,18 @@ pub struct Record<'a> {
     pub status: Status,
 }
 
-/// The normal and the failed table.
+/// The normal and the failed table. They belong to the process, not to the agent machine: connections count, the status document
+/// shows.
 #[derive(Debug, Default)]
-pub(super) struct Summaries {
+pub struct Summaries {
     normal: Table,
     failed: Table,
 }
 
 impl Summaries {
-    /// Counts a request; whether it opens a bucket and is therefore written out (PX-108).
-    pub(super) fn record(&mut self, now: Now, record: &Record<'_>) -> bool {
+    /// Counts a finished request; whether it opens a bucket and is therefore written out as summary object (PX-108). Allocates
+    /// nothing if its key is in the table already.
+    pub fn record(&mut self, now: Now, record: &Record<'_>) -> bool {
         self.table(record.kind).record(now.mono, record)
     }
 

@@ -78,6 +78,7 @@ impl Host {
 /// The agent, its host, its disk and its redirector.
 struct Rig {
     agent: Agent,
+    tables: Summaries,
     now: Now,
     host: Host,
     disk: BTreeMap<String, Vec<u8>>,
@@ -102,6 +103,7 @@ impl Rig {
         let config = AgentConfig { version: "1.2.3".into(), poll_interval: Duration::from_secs(15) };
         Self {
             agent: Agent::new(config, IdSeed(1), Arc::default()),
+            tables: Summaries::default(),
             now: Now { mono: Mono(5_000_000_000), wall: Wall(DATE * 1_000_000_000 + 412_000_000) },
             host: Host {
                 status: Ok((200, status)),
@@ -195,6 +197,10 @@ impl Rig {
                 let LocalReply::Json(body) = reply else { panic!("no reply") };
                 self.replies.push((to, String::from_utf8(body.to_vec()).unwrap()));
                 ("reply".to_owned(), None)
+            }
+            AgentEffect::Status { to, status } => {
+                let effect = status.complete(to, &mut self.tables, self.now);
+                return self.carry_out(effect);
             }
             AgentEffect::Notice { text, .. } => {
                 assert!(!text.contains('\n'));

@@ -183,7 +183,7 @@ fn status_document_is_fs40_to_fs53() {
     let written: Vec<bool> = (0..2)
         .map(|_| {
             rig.agent.requests.next();
-            rig.agent.record(rig.now, &record)
+            rig.tables.record(rig.now, &record)
         })
         .collect();
     assert_eq!(written, [true, false], "PX-108");
