@@ -50,7 +50,7 @@ pub enum AgentEffect {
         /// Who reads it.
         to: StatusReader,
         /// The agent's part of it.
-        status: Box<StatusDraft>,
+        draft: Box<StatusDraft>,
     },
     /// Use this policy for every request whose head is complete from now on. No answer.
     Publish(Arc<Policy>),

@@ -181,7 +181,7 @@ impl Agent {
                 serde_json::to_vec(&ProvisionAnswer { finished, error_message: &error_message }).ok()
             }
             LocalQuery::Status => {
-                let effect = AgentEffect::Status { to: StatusReader::Query(id), status: Box::new(self.status_draft()) };
+                let effect = AgentEffect::Status { to: StatusReader::Query(id), draft: Box::new(self.status_draft()) };
                 return self.effects.push_back(effect);
             }
         };
@@ -285,7 +285,7 @@ impl Agent {
             // A document that can be read has been written.
             self.monitor = Module::new(ModuleState::Running, STATUS_WRITTEN);
         }
-        self.effects.push_back(AgentEffect::Status { to: StatusReader::File, status: Box::new(self.status_draft()) });
+        self.effects.push_back(AgentEffect::Status { to: StatusReader::File, draft: Box::new(self.status_draft()) });
     }
 
     fn write(&mut self, file: StateFile, bytes: Vec<u8>) {

@@ -198,8 +198,8 @@ impl Rig {
                 self.replies.push((to, String::from_utf8(body.to_vec()).unwrap()));
                 ("reply".to_owned(), None)
             }
-            AgentEffect::Status { to, status } => {
-                let effect = status.complete(to, &mut self.tables, self.now);
+            AgentEffect::Status { to, draft } => {
+                let effect = draft.complete(to, &mut self.tables, self.now);
                 return self.carry_out(effect);
             }
             AgentEffect::Notice { text, .. } => {
