@@ -21,6 +21,27 @@ pub fn wall() -> Wall {
     Wall(nanos(clock_gettime(ClockId::Realtime)))
 }
 
+/// The clock that connections use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Clock {
+    /// The machine's clocks.
+    #[default]
+    System,
+    /// A wall clock that stands still, for replays: dates and signatures are then the fixture's.
+    Frozen(Wall),
+}
+
+impl Clock {
+    /// Both clocks, now.
+    #[must_use]
+    pub fn now(self) -> Now {
+        match self {
+            Self::System => now(),
+            Self::Frozen(wall) => Now { mono: mono(), wall },
+        }
+    }
+}
+
 fn nanos(t: Timespec) -> u64 {
     let secs = u64::try_from(t.tv_sec).unwrap_or(0);
     secs.saturating_mul(1_000_000_000).saturating_add(u64::try_from(t.tv_nsec).unwrap_or(0))

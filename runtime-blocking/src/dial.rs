@@ -13,7 +13,8 @@ use std::os::fd::AsFd;
 /// The connection failed at once, or the socket could not be exempted: it would be redirected to ourselves.
 pub fn begin(to: SocketAddrV4, redirector: Option<&dyn Redirector>) -> Result<TcpStream, ConnectError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(|_| ConnectError::Local)?;
+    let socket =
+        socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(|_| ConnectError::Local)?;
     if let Some(redirector) = redirector {
         redirector.exempt(socket.as_fd()).map_err(|e| {
             log::error!("A connection to {to} was given up, because it cannot be exempted from the redirect: {e}");

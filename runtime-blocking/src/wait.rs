@@ -21,7 +21,7 @@ const fn flags(wants: Wants) -> PollFlags {
 
 /// Waits until a side is ready for what it is wanted for, or the deadline has come.
 #[must_use]
-pub fn wait(interest: Interest, client: &TcpStream, upstream: Option<&TcpStream>, deadline: Option<Mono>) -> Ready {
+pub(crate) fn wait(interest: Interest, client: &TcpStream, upstream: Option<&TcpStream>, deadline: Option<Mono>) -> Ready {
     let timeout = deadline.map(|at| timespec(at.since(clock::now().mono)));
     let client = PollFd::new(client, flags(interest.client));
     match upstream {
@@ -43,7 +43,7 @@ pub fn wait(interest: Interest, client: &TcpStream, upstream: Option<&TcpStream>
 
 /// Waits until a socket is writable; `false` if it is not in time.
 #[must_use]
-pub fn wait_writable(socket: impl AsFd, timeout: Duration) -> bool {
+pub(crate) fn wait_writable(socket: impl AsFd, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
     loop {
         match poll(&mut fds, Some(&timespec(timeout))) {
@@ -59,8 +59,8 @@ fn readable(fd: &PollFd<'_>) -> bool {
     fd.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
 }
 
-/// Rounded up, so that a deadline has passed when the wait ends.
-fn timespec(d: Duration) -> Timespec {
+/// As poll(2) wants it: rounded up, so that a deadline has passed when the wait ends.
+pub(crate) fn timespec(d: Duration) -> Timespec {
     let d = d.saturating_add(Duration::from_micros(50));
     Timespec { tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(d.subsec_nanos()) }
 }

@@ -1,0 +1,146 @@
+//! Drives the agent machine: messages in, effects out. Both runtimes run it, on a thread or on a blocking pool; it blocks in files and
+//! in the kernel, never on the network (calls to the host are jobs of their own).
+
+use crate::clock;
+use crate::daemon::{Daemon, Message};
+use crate::fetch::fetch;
+use crate::host::{Ran, notify};
+use crate::records::FLUSH_INTERVAL;
+use azure_proxy_agent_core::agent::{Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, IdSeed, QueryId};
+use azure_proxy_agent_core::effect::LocalReply;
+use azure_proxy_agent_core::exchange::HostRequest;
+use azure_proxy_agent_core::keeper::FetchId;
+use azure_proxy_agent_core::time::Mono;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Something that may take long, to be run where it disturbs nobody.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Runs jobs: a thread each, or a blocking pool.
+pub trait Spawn: Send + Sync {
+    /// Runs the job some time soon.
+    fn spawn(&self, job: Job);
+}
+
+/// The agent machine and what it needs of its surroundings.
+pub struct AgentLoop {
+    daemon: Arc<Daemon>,
+    agent: Agent,
+    spawn: Arc<dyn Spawn>,
+    queries: BTreeMap<QueryId, Box<dyn FnOnce(LocalReply) + Send>>,
+    next_query: u64,
+    answers: VecDeque<AgentAnswer>,
+    flush_at: Option<Mono>,
+    stopped: bool,
+}
+
+impl AgentLoop {
+    /// Starts the machine: from here on it has deadlines.
+    #[must_use]
+    pub fn start(daemon: Arc<Daemon>, config: AgentConfig, spawn: Arc<dyn Spawn>) -> Self {
+        let requests = Arc::clone(&daemon.requests);
+        let now = clock::now();
+        let mut this = Self {
+            agent: Agent::new(config, IdSeed(now.wall.0), requests),
+            daemon,
+            spawn,
+            queries: BTreeMap::new(),
+            next_query: 0,
+            answers: VecDeque::new(),
+            flush_at: None,
+            stopped: false,
+        };
+        this.agent.handle_start(now);
+        this.carry_out();
+        this
+    }
+
+    /// Takes a message, or none when the deadline has come.
+    pub fn handle(&mut self, message: Option<Message>) {
+        let now = clock::now();
+        match message {
+            Some(Message::Query(query, reply)) => {
+                self.next_query += 1;
+                let id = QueryId(self.next_query);
+                self.queries.insert(id, reply);
+                self.agent.handle_query(now, id, query);
+            }
+            Some(Message::Answer(answer)) => self.agent.handle_answer(now, answer),
+            Some(Message::Event(event)) => {
+                let ready = event == AgentEvent::ListenerReady;
+                self.agent.handle_event(now, event);
+                if ready {
+                    notify::notify(notify::State::Ready);
+                }
+            }
+            Some(Message::Flush) => self.flush_at = Some(now.mono + FLUSH_INTERVAL),
+            Some(Message::Stop) => {
+                self.agent.handle_event(now, AgentEvent::Drain);
+                self.stopped = true;
+            }
+            None => {}
+        }
+        self.agent.handle_timeout(now);
+        self.carry_out();
+        if self.stopped || self.flush_at.is_some_and(|at| now.mono >= at) {
+            self.flush_at = None;
+            self.daemon.records.flush(&self.daemon.host);
+        }
+    }
+
+    /// When to call [`handle`](Self::handle) without a message.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        [self.agent.deadline().map(|d| d.at), self.flush_at].into_iter().flatten().min()
+    }
+
+    /// Everything is written; the loop may end.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn carry_out(&mut self) {
+        loop {
+            while let Some(effect) = self.agent.poll_effect() {
+                match self.daemon.host.run(effect, self.daemon.redirector()) {
+                    Ran::Answered(answer) => self.answers.push_back(answer),
+                    Ran::Done => {}
+                    Ran::NotHere(AgentEffect::Fetch { id, request }) => self.fetch(id, request),
+                    Ran::NotHere(AgentEffect::Publish(policy)) => self.daemon.policy.publish(policy),
+                    Ran::NotHere(AgentEffect::Status { to, draft }) => {
+                        let effect = self.daemon.records.with_summaries(|tables| draft.complete(to, tables, clock::now()));
+                        if let Ran::Answered(answer) = self.deliver(effect) {
+                            self.answers.push_back(answer);
+                        }
+                    }
+                    Ran::NotHere(effect) => drop(self.deliver(effect)),
+                }
+            }
+            let Some(answer) = self.answers.pop_front() else { return };
+            self.agent.handle_answer(clock::now(), answer);
+        }
+    }
+
+    fn deliver(&mut self, effect: AgentEffect) -> Ran {
+        match effect {
+            AgentEffect::Reply { to, reply } => {
+                // A connection that has gone meanwhile needs no answer.
+                if let Some(deliver) = self.queries.remove(&to) {
+                    deliver(reply);
+                }
+                Ran::Done
+            }
+            other => self.daemon.host.run(other, self.daemon.redirector()),
+        }
+    }
+
+    fn fetch(&self, id: FetchId, request: HostRequest) {
+        let daemon = Arc::clone(&self.daemon);
+        self.spawn.spawn(Box::new(move || {
+            let result = fetch(request, daemon.limits, daemon.redirector());
+            daemon.mailbox.post(Message::Answer(AgentAnswer::Fetched { id, result }));
+        }));
+    }
+}

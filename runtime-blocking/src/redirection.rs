@@ -1,0 +1,45 @@
+//! Bringing the redirect up, and trying again when it cannot be (W-107, S-05).
+
+use crate::config::Config;
+use crate::daemon::{Daemon, Message};
+use azure_proxy_agent_core::agent::AgentEvent;
+use redirect_ebpf::{EbpfRedirector, LoadOptions};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Quick attempts, and the pause after each (W-107).
+const QUICK: (u32, Duration) = (5, Duration::from_millis(10));
+/// The pause between attempts after that (S-05).
+const SLOW: Duration = Duration::from_secs(15);
+
+/// Loads and attaches the kernel programs; keeps trying until it works. Only for who has the listener: a second agent must not
+/// touch the redirect of the first (CLI-11).
+pub(crate) fn bring_up(daemon: &Arc<Daemon>, config: &Config) {
+    let options = LoadOptions {
+        cgroup_root: Some(config.cgroup_root.clone()),
+        object: config.ebpf_file.clone().filter(|path| path.exists()),
+        egress_backstop: config.egress_backstop,
+        ..LoadOptions::default()
+    };
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match EbpfRedirector::load(&options) {
+            Ok(redirector) => {
+                daemon.set_redirector(Arc::new(redirector));
+                daemon.mailbox.post(Message::Event(AgentEvent::RedirectorReady));
+                return;
+            }
+            Err(e) => {
+                if attempt >= QUICK.0 {
+                    let text = format!("Failed to start the redirector: {e}");
+                    daemon.mailbox.post(Message::Event(AgentEvent::RedirectorFailed(text)));
+                }
+            }
+        }
+        std::thread::sleep(if attempt < QUICK.0 { QUICK.1 } else { SLOW });
+        if daemon.is_draining() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! From `main` to a running daemon: what both runtimes do the same way.
+
+use crate::clock::Clock;
+use crate::daemon::{Daemon, Mailbox, Message};
+use crate::host::Host;
+use crate::{cli, listener, logging, redirection, signals, wait};
+use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
+use azure_proxy_agent_core::limits::Limits;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io::{self, BufRead};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Quick attempts to listen, and the pause between them (PX-02); then one every [`LISTEN_SLOW`].
+const LISTEN_QUICK: (u32, Duration) = (6, Duration::from_secs(1));
+const LISTEN_SLOW: Duration = Duration::from_secs(5);
+/// How long requests under way may take at the end (FS-101).
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What a runtime starts with.
+pub struct Start {
+    run: cli::Run,
+    /// Readable when the daemon is to end.
+    pub stop: Stop,
+}
+
+/// The end of the daemon: a signal, or Enter in the console.
+pub struct Stop {
+    signals: OwnedFd,
+    console: bool,
+}
+
+/// `main` of both daemons: everything up to the point where they differ, which is `run`.
+pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
+    let started = Instant::now();
+    let args = std::env::args_os().skip(1);
+    let begun = cli::begin(args, started, &mut io::stdout(), &mut io::stderr());
+    let result = match begun {
+        cli::Next::Exit(code) => return ExitCode::from(code),
+        cli::Next::Run(settings) => {
+            logging::init(&settings.config);
+            for warning in &settings.warnings {
+                log::warn!("{warning}");
+            }
+            signals::termination()
+                .map(|signals| Start { stop: Stop { signals, console: settings.console }, run: settings })
+                .and_then(run)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log::error!("The agent ended: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Start {
+    /// The shared state, with its directories checked.
+    #[must_use]
+    pub fn daemon(&self, mailbox: Box<dyn Mailbox>) -> Arc<Daemon> {
+        raise_descriptor_limit();
+        let host = Host::new(&self.run.config);
+        host.prepare();
+        Arc::new(Daemon::new(Limits::DEFAULT, Clock::System, host, mailbox))
+    }
+
+    /// What the agent machine is told.
+    #[must_use]
+    pub fn agent_config(&self) -> AgentConfig {
+        AgentConfig { version: cli::VERSION.into(), poll_interval: self.run.config.poll_interval }
+    }
+
+    /// Listens, as soon as that is possible, then begins to load the redirect on a thread of its own. `None`: stopped before.
+    pub fn listen(&self, daemon: &Arc<Daemon>) -> Option<TcpListener> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match listener::open(daemon.redirector()) {
+                Ok(listener) => {
+                    daemon.mailbox.post(Message::Event(AgentEvent::ListenerReady));
+                    self.redirect(daemon);
+                    return Some(listener);
+                }
+                Err(e) => {
+                    // The quick attempts are silent but for the first: a restart finds the port free after a moment.
+                    if attempt == 1 || attempt >= LISTEN_QUICK.0 {
+                        daemon.mailbox.post(Message::Event(AgentEvent::ListenerFailed(e.to_string())));
+                    }
+                }
+            }
+            let pause = if attempt < LISTEN_QUICK.0 { LISTEN_QUICK.1 } else { LISTEN_SLOW };
+            if self.stop.wait(pause) {
+                return None;
+            }
+        }
+    }
+
+    fn redirect(&self, daemon: &Arc<Daemon>) {
+        let (daemon, config) = (Arc::clone(daemon), self.run.config.clone());
+        let started = std::thread::Builder::new().name("redirect".into()).spawn(move || redirection::bring_up(&daemon, &config));
+        if let Err(e) = started {
+            log::error!("The redirector was not started: {e}");
+        }
+    }
+
+    /// Prints the prompt of `console` and makes Enter a stop (CLI-02).
+    pub fn console(&self) {
+        if self.stop.console {
+            println!("Press Enter to end it.");
+            std::thread::spawn(|| {
+                let mut line = String::new();
+                if io::stdin().lock().read_line(&mut line).is_ok() {
+                    // The same way out as for the service manager's signal.
+                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+                }
+            });
+        }
+    }
+}
+
+impl Stop {
+    /// Waits; `true` if it is time to end.
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.signals, PollFlags::IN)];
+        poll(&mut fds, Some(&wait::timespec(timeout))).is_ok_and(|n| n > 0)
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}
+
+/// The orderly end (FS-101), after accepting has stopped: requests under way get two seconds. The redirect goes with its links.
+pub fn drain(daemon: &Daemon) {
+    crate::host::notify::notify(crate::host::notify::State::Stopping);
+    daemon.drain();
+    let end = Instant::now() + DRAIN;
+    while daemon.busy() > 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    daemon.records.flush(&daemon.host);
+    daemon.mailbox.post(Message::Stop);
+}
+
+/// 1024 connections need more descriptors than the usual soft limit of 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const WANTED: u64 = 8192;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let target = maximum.map_or(WANTED, |max| max.min(WANTED));
+    if current.is_some_and(|soft| soft < target)
+        && let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum })
+    {
+        log::warn!("The limit of open files could not be raised to {target}: {e}");
+    }
+}

@@ -1,0 +1,101 @@
+//! Threads that serve one connection at a time: as many as there are connections, kept for a while, never more than the bound.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Stack of a worker. Bytes; only what is touched costs memory.
+pub(crate) const STACK: usize = 256 * 1024;
+/// How long an idle worker stays for the next connection.
+const IDLE: Duration = Duration::from_secs(5);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A pool that starts a thread when a job comes and nobody is idle.
+pub(crate) struct Workers(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    max: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    idle: usize,
+    threads: usize,
+}
+
+impl Workers {
+    /// At most `max` threads; jobs beyond wait.
+    #[must_use]
+    pub(crate) fn new(max: usize) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), max }))
+    }
+
+    /// Runs the job on an idle worker, or a new one.
+    pub(crate) fn run(&self, job: Job) {
+        let mut queue = self.0.lock();
+        queue.jobs.push_back(job);
+        if queue.idle >= queue.jobs.len() {
+            self.0.wake.notify_one();
+        } else if queue.threads < self.0.max {
+            queue.threads += 1;
+            drop(queue);
+            let shared = Arc::clone(&self.0);
+            let started = std::thread::Builder::new().name("conn".into()).stack_size(STACK).spawn(move || shared.work());
+            if let Err(e) = started {
+                // The job stays in the queue for the next worker that becomes idle.
+                log::error!("A thread could not be started: {e}");
+                self.0.lock().threads -= 1;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = self.lock();
+                continue;
+            }
+            queue.idle += 1;
+            let (woken, timeout) = self.wake.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            queue.idle -= 1;
+            if timeout.timed_out() && queue.jobs.is_empty() {
+                queue.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn every_job_runs_and_threads_are_bounded() {
+        let workers = Workers::new(3);
+        let (sender, receiver) = channel();
+        for n in 0..50 {
+            let sender = sender.clone();
+            workers.run(Box::new(move || sender.send(n).unwrap()));
+        }
+        let mut all: Vec<i32> = (0..50).map(|_| receiver.recv().unwrap()).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+        assert!(workers.0.lock().threads <= 3);
+    }
+}

@@ -1,0 +1,157 @@
+//! Accepting, and one connection as a task. Everything but the waiting is `runtime-blocking`'s.
+
+use crate::wait::{DeadlineTimer, wait};
+use azure_proxy_agent_core::conn::{ProxyConn, Summary};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply};
+use azure_proxy_agent_core::identity::{KernelRecord, Peer};
+use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
+use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
+use runtime_blocking::start::{Start, Stop};
+use runtime_blocking::{dial, listener};
+use smol::future::FutureExt;
+use smol::lock::Semaphore;
+use smol::{Async, LocalExecutor, Timer};
+use std::io;
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most threads of the blocking pool that look callers up at a time. More would only wait for each other.
+const LOOKUPS: usize = 8;
+
+/// Listens, as soon as that is possible. `None`: stopped before.
+pub(crate) async fn listen(_: &LocalExecutor<'_>, start: &Start, daemon: &Arc<Daemon>) -> Option<TcpListener> {
+    start.listen(daemon)
+}
+
+/// Accepts until it is time to stop.
+pub(crate) async fn accept_loop<'a>(
+    executor: &LocalExecutor<'a>,
+    daemon: &Arc<Daemon>,
+    listener: TcpListener,
+    stop: &Stop,
+) -> io::Result<()> {
+    let listener = Async::new_nonblocking(listener)?;
+    let stop = Async::new_nonblocking(stop.as_fd())?;
+    let lookups = Rc::new(Semaphore::new(LOOKUPS));
+    loop {
+        let stopped = async { stop.readable().await.map(|()| true) };
+        let readable = async { listener.readable().await.map(|()| false) };
+        if stopped.or(readable).await? {
+            return Ok(());
+        }
+        loop {
+            match listener::accept(listener.get_ref()) {
+                Ok((stream, client)) => {
+                    if let Some(accepted) = daemon.admit(stream, client) {
+                        executor.spawn(serve(Arc::clone(daemon), accepted, Rc::clone(&lookups))).detach();
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => {
+                    // PX-04. Out of descriptors: give those who have one the time to finish.
+                    log::warn!("A connection could not be accepted: {e}");
+                    Timer::after(Duration::from_millis(50)).await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// One connection, from accept to close.
+async fn serve(daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
+    let Accepted { stream, client: address, number, record, place } = accepted;
+    let client = match Async::new_nonblocking(stream) {
+        Ok(client) => client,
+        Err(e) => return log::warn!("A connection could not be watched: {e}"),
+    };
+    let mut view = daemon.policy.view();
+    let mut busy = Busy::new(&daemon);
+    let mut timer = DeadlineTimer::new();
+    let mut upstream: Option<Async<TcpStream>> = None;
+    let mut ready = Ready::default();
+    macro_rules! cx {
+        ($now:expr) => {
+            Cx { now: $now, policy: view.refresh(&daemon.policy), requests: &daemon.requests }
+        };
+    }
+    let mut pump = Pump::new(ProxyConn::new(cx!(daemon.clock.now()), number, address, daemon.limits));
+    loop {
+        let now = daemon.clock.now();
+        if daemon.is_draining() {
+            pump.drain();
+        }
+        let mut report = |summary: &Summary<'_>| daemon.record(now, summary);
+        let host = upstream.as_ref().map(Async::get_ref);
+        let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut report);
+        match next {
+            Next::Identify => {
+                let peer = identify(&daemon, record, &lookups).await;
+                pump.answer(cx!(daemon.clock.now()), ConnAnswer::Identified(peer));
+                // Most clients have sent their request by now.
+                ready.client = true;
+            }
+            Next::Connect(to) => {
+                upstream = None;
+                let answer = match connect(&daemon, to).await {
+                    Ok(socket) => {
+                        upstream = Some(socket);
+                        ConnAnswer::Connected
+                    }
+                    Err(error) => ConnAnswer::ConnectFailed(error),
+                };
+                pump.answer(cx!(daemon.clock.now()), answer);
+            }
+            Next::Ask(query) => {
+                let reply = ask(&daemon, query).await;
+                pump.answer(cx!(daemon.clock.now()), ConnAnswer::Reply(reply));
+            }
+            Next::Unlink { abort } => {
+                if let Some(socket) = upstream.take().filter(|_| abort) {
+                    set_abort(socket.get_ref());
+                }
+            }
+            Next::Wait => {
+                busy.set(pump.is_busy());
+                let deadline = pump.deadline().map(|d| d.at);
+                ready = wait(pump.interest(), &client, upstream.as_ref(), &mut timer, deadline).await;
+            }
+            Next::Done => break,
+        }
+    }
+    // The sockets go before the place does: what is counted as free is free.
+    drop((client, upstream));
+    drop(place);
+}
+
+/// Reads `/proc` and the account database on the blocking pool: another process can make both slow.
+async fn identify(daemon: &Arc<Daemon>, record: Option<KernelRecord>, lookups: &Semaphore) -> Peer {
+    let Some(record) = record else { return Peer::Unknown };
+    let permit = lookups.acquire().await;
+    let daemon = Arc::clone(daemon);
+    let peer = smol::unblock(move || daemon.identify(Some(&record))).await;
+    drop(permit);
+    peer
+}
+
+async fn connect(daemon: &Daemon, to: SocketAddrV4) -> Result<Async<TcpStream>, ConnectError> {
+    let socket = Async::new_nonblocking(dial::begin(to, daemon.redirector())?).map_err(|_| ConnectError::Local)?;
+    let connected = async { socket.writable().await.map_err(|_| ConnectError::Local) };
+    let expired = async {
+        Timer::after(daemon.limits.connect_timeout).await;
+        Err(ConnectError::TimedOut)
+    };
+    connected.or(expired).await?;
+    dial::outcome(socket.get_ref())?;
+    Ok(socket)
+}
+
+async fn ask(daemon: &Daemon, query: LocalQuery) -> LocalReply {
+    let (sender, receiver) = smol::channel::bounded(1);
+    daemon.mailbox.post(Message::Query(query, Box::new(move |reply| drop(sender.try_send(reply)))));
+    // The loop drops the sender if it ends: then there is no answer.
+    receiver.recv().await.unwrap_or(LocalReply::Unavailable)
+}
