@@ -125,7 +125,11 @@ impl HeadScan {
     /// # Errors
     /// As for requests.
     pub fn response(&mut self, raw: &[u8], limits: &Limits) -> Result<Scanned, HeadError> {
-        self.scan(raw, |_, _| Ok(()), limits.response_head, limits.fields)
+        let check = |_: &Self, line: Line<'_>| {
+            let (Line::Complete(text) | Line::Partial(text)) = line;
+            if text.len() > limits.response_head { Err(HeadError::TooLarge) } else { Ok(()) }
+        };
+        self.scan(raw, check, limits.response_head, limits.fields)
     }
 
     /// Whether any byte of a head was seen.
@@ -303,6 +307,14 @@ mod tests {
         let big = |n: usize| [b"GET / HTTP/1.1\r\na: ".as_slice(), &vec![b'b'; n], b"\r\n\r\n"].concat();
         assert!(matches!(scan_split(&big(65_536 - 23), 30), Ok(Scanned::Complete(65_536))));
         assert_eq!(scan_split(&big(65_536 - 22), 30), Err(HeadError::TooLarge));
+    }
+
+    #[test]
+    fn an_endless_status_line_is_too_large() {
+        let raw = vec![b'H'; Limits::DEFAULT.response_head + 1];
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.response(&raw[..100], &Limits::DEFAULT), Ok(Scanned::Partial));
+        assert_eq!(scan.response(&raw, &Limits::DEFAULT), Err(HeadError::TooLarge));
     }
 
     #[test]
