@@ -171,6 +171,11 @@ impl ProxyConn {
         let State::Exchange(request, exchange) = &self.state else { return Step::Again };
         let (request, exchange) = (*request, *exchange);
         match exchange.response {
+            Response::Head if !exchange.sent_any && !self.upstream.raw().is_empty() => {
+                // Said before anything was asked: it answers no request of ours.
+                self.stale(cx, &request, "response before the request");
+                Step::Again
+            }
             Response::Head => self.read_response_head(cx, &request),
             Response::Body { body, emit, keep_client, keep_host } => {
                 let mut body = body;
@@ -306,6 +311,7 @@ impl ProxyConn {
     fn finish(&mut self, cx: Cx<'_>, request: &Request, keep_client: bool, keep_host: bool) {
         self.report(cx.now.mono, RecordKind::Normal);
         let State::Exchange(_, exchange) = &self.state else { return };
+        let exchange = *exchange;
         let complete = !exchange.streaming && self.to_upstream.is_empty(&self.client);
         if !complete {
             // An early answer: the rest of the request is nobody's business any more.
@@ -315,7 +321,7 @@ impl ProxyConn {
             return;
         }
         let clean = self.upstream.raw().is_empty();
-        if keep_host && clean {
+        if keep_host && clean && !exchange.unwritable {
             self.link = match self.link {
                 Link::Open { .. } => Link::Open { reused: true },
                 other => other,
@@ -343,16 +349,11 @@ impl ProxyConn {
         let (request, exchange) = (*request, *exchange);
         match exchange.response {
             Response::Head => {
-                let stale = matches!(self.link, Link::Open { reused: true }) && !exchange.sent_any;
-                if let (true, Some(to)) = (stale, request.to) {
-                    // PX-12: closed before any byte of this request was sent. The outbox is untouched and serves again.
-                    self.effects.push(ConnEffect::Shutdown { side: Side::Upstream, how: How::Close });
-                    self.upstream.clear();
-                    self.to_upstream.clear();
-                    self.open_link(cx, to, request);
-                } else {
-                    let why = if orderly { "connection closed before a response" } else { "connection reset" };
+                let why = if orderly { "connection closed before a response" } else { "connection reset" };
+                if exchange.sent_any {
                     self.fail(cx, &request, Status::UNAVAILABLE, why);
+                } else {
+                    self.stale(cx, &request, why);
                 }
             }
             Response::Body { body: StreamBody::UntilClose, emit, .. } if orderly => {
@@ -376,6 +377,19 @@ impl ProxyConn {
                     _ => self.break_off(cx, "connection closed within the response"),
                 }
             }
+        }
+    }
+
+    /// The connection to the host is of no use for this request, of which no byte was sent: once more on a new one, unless it is
+    /// new itself (PX-12).
+    fn stale(&mut self, cx: Cx<'_>, request: &Request, why: &'static str) {
+        match (self.link, request.to) {
+            (Link::Open { reused: true }, Some(to)) => {
+                // The request is untouched in the client's buffer and serves again.
+                self.unlink(How::Close);
+                self.open_link(cx, to, *request);
+            }
+            _ => self.fail(cx, request, Status::UNAVAILABLE, why),
         }
     }
 
@@ -445,6 +459,9 @@ impl ProxyConn {
 
     /// A response has begun and cannot be completed: the client must not take it for complete (PX-80).
     fn break_off(&mut self, cx: Cx<'_>, why: &'static str) {
+        if !matches!(&self.state, State::Exchange(_, exchange) if exchange.answered()) {
+            self.record.status = Status::CLIENT_CLOSED;
+        }
         self.record.details = Details::HostFailed(why);
         self.report(cx.now.mono, RecordKind::Normal);
         self.close(How::Abort);

@@ -57,6 +57,8 @@ pub struct ProxyConn {
     link: Link,
     /// The client sends nothing more.
     client_eof: bool,
+    /// The shell goes down: no request is waited for any more.
+    draining: bool,
     /// Progress of the head that is being received, from the client or from the host.
     scan: HeadScan,
     /// Field lines of the current request, relative to its head. Kept for its memory.
@@ -172,6 +174,7 @@ impl ProxyConn {
             to_upstream: Outbox::default(),
             link: Link::None,
             client_eof: false,
+            draining: false,
             scan: HeadScan::default(),
             fields: Vec::new(),
             policy: None,
@@ -239,7 +242,13 @@ impl ProxyConn {
                 }
             }
             ConnAnswer::Connected => self.connected(cx, Ok(())),
-            ConnAnswer::ConnectFailed(error) => self.connected(cx, Err(error)),
+            ConnAnswer::ConnectFailed(error) => {
+                if self.link == Link::Connecting {
+                    // There is nothing to shut down.
+                    self.link = Link::None;
+                }
+                self.connected(cx, Err(error));
+            }
             ConnAnswer::Reply(reply) => self.replied(cx, &reply),
         }
     }
@@ -256,8 +265,10 @@ impl ProxyConn {
         }
     }
 
-    /// The shell is going down: finish the request that is under way, take no other. An idle connection closes at once.
+    /// The shell is going down: finish the request that is under way (or has begun to come), take no other. An idle connection
+    /// closes at once.
     pub fn handle_drain(&mut self) {
+        self.draining = true;
         match &mut self.state {
             State::Identify => self.close(How::Close),
             State::Head if self.client.raw().is_empty() => self.close(How::Close),
@@ -359,7 +370,11 @@ impl ProxyConn {
             url: r.url(),
             client: self.client_addr,
             peer: &self.peer,
-            status: if kind == RecordKind::Failed { Status::FORBIDDEN } else { r.status },
+            status: match (kind, r.details) {
+                // PX-24: there was nothing to decide about.
+                (RecordKind::Failed, Details::NoClaims) | (RecordKind::Normal, _) => r.status,
+                (RecordKind::Failed, _) => Status::FORBIDDEN,
+            },
             elapsed: r.ended.since(r.started),
             details: match (kind, r.details) {
                 (RecordKind::Failed, details @ Details::NoClaims) => details,
@@ -454,7 +469,10 @@ impl ProxyConn {
     /// Answers the current request ourselves.
     fn reply(&mut self, cx: Cx<'_>, reply: &Reply<'_>, version: Version, answers_head: bool, after: After) {
         self.client.drop_ready();
-        self.upstream.clear();
+        if !self.upstream.is_empty() {
+            // The host speaks without being asked; the rest of what it says must not become the answer to the next request.
+            self.unlink(How::Close);
+        }
         reply.write(self.to_client.pre(), version, answers_head, self.date.refresh(cx.now.wall));
         self.policy = None;
         self.client_progress = cx.now.mono;
@@ -474,6 +492,9 @@ impl ProxyConn {
         self.head_since = (!self.client.raw().is_empty()).then_some(now);
         self.client.shrink(self.limits.read);
         self.upstream.shrink(self.limits.read);
+        if self.draining {
+            return self.close(How::Close);
+        }
         self.state = State::Head;
     }
 

