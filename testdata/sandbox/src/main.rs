@@ -25,6 +25,8 @@ bpffs. Everything is removed when the command ends. Needs root.
   --host-version V       of the host's status document, 1.0 or 2.0 [2.0]
   --rules FILE           authorizationRules of the status document (JSON)
   --host-log FILE        one JSON line per request that the host received
+  --host-imds ADDR       the host's IMDS listens here instead, and leaves 169.254.169.254:80 to another
+                         program (loopback addresses only; for benches)
   --no-record            the host keeps no records (for benches)
   --control PORT         the host's control port, on 127.0.0.1 inside (see azure-host-sim --help)
   -h, --help
@@ -123,8 +125,17 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Request>,
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
             None => (argument, None),
         };
-        let known =
-            ["--user", "--agent", "--agent-config", "--host-mode", "--host-version", "--rules", "--host-log", "--control"];
+        let known = [
+            "--user",
+            "--agent",
+            "--agent-config",
+            "--host-mode",
+            "--host-version",
+            "--rules",
+            "--host-log",
+            "--host-imds",
+            "--control",
+        ];
         if !known.contains(&name.as_str()) {
             return Err(format!("unknown option {name}"));
         }
@@ -140,6 +151,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Request>,
                 request.host.rules = Some(serde_json::from_str(&text).map_err(|e| format!("--rules {value}: {e}"))?);
             }
             "--host-log" => request.host.log = Some(value.into()),
+            "--host-imds" => request.host.imds = value.parse().map_err(|e| format!("--host-imds {value}: {e}"))?,
             _ => request.control = Some(value.parse().map_err(|e| format!("--control {value}: {e}"))?),
         }
     }
