@@ -296,7 +296,8 @@ impl ProxyConn {
     pub fn transmit<'a>(&'a self, side: Side, iov: &mut [IoSlice<'a>; IOV]) -> usize {
         match side {
             Side::Client => self.to_client.slices(&self.upstream, iov),
-            Side::Upstream if matches!(self.link, Link::Open { .. }) => self.to_upstream.slices(&self.client, iov),
+            // Not in any other state: a body that is being collected stands in the same buffer, and may yet be refused.
+            Side::Upstream if self.upstream_writable() => self.to_upstream.slices(&self.client, iov),
             Side::Upstream => 0,
         }
     }
