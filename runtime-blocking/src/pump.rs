@@ -15,6 +15,18 @@ pub struct Ready {
     pub client: bool,
     /// The host's socket has.
     pub upstream: bool,
+    /// The client's socket failed while nothing was to be read from it: the wait would not wait any more.
+    pub client_broken: bool,
+    /// The host's socket did.
+    pub upstream_broken: bool,
+}
+
+impl Ready {
+    /// Whether anything happened.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.client || self.upstream || self.client_broken || self.upstream_broken
+    }
 }
 
 /// What a connection needs from its runtime before it can go on.
@@ -74,6 +86,12 @@ impl Pump {
         }
         if ready.client {
             self.read(cx, Side::Client, client);
+        }
+        if ready.upstream_broken {
+            self.conn.handle_recv(cx, Side::Upstream, Recv::Reset);
+        }
+        if ready.client_broken {
+            self.conn.handle_recv(cx, Side::Client, Recv::Reset);
         }
         self.conn.handle_timeout(cx);
         for _ in 0..ROUNDS {

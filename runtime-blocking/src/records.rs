@@ -42,12 +42,8 @@ impl Records {
     /// Takes one finished request in: counted, into the audit log, and shown if it opens a bucket (PX-108).
     pub fn record(&self, now: Now, summary: &Summary<'_>, host: &Host) -> Written {
         let mut inner = self.lock();
-        let record = Record {
-            kind: summary.kind,
-            peer: summary.peer,
-            client_ip: (*summary.client.ip()).into(),
-            status: summary.status,
-        };
+        let record =
+            Record { kind: summary.kind, peer: summary.peer, client_ip: (*summary.client.ip()).into(), status: summary.status };
         if inner.summaries.record(now, &record) {
             inner.line.clear();
             report::write_summary(&mut inner.line, summary);

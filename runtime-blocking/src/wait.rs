@@ -23,6 +23,7 @@ const fn flags(wants: Wants) -> PollFlags {
 #[must_use]
 pub(crate) fn wait(interest: Interest, client: &TcpStream, upstream: Option<&TcpStream>, deadline: Option<Mono>) -> Ready {
     let timeout = deadline.map(|at| timespec(at.since(clock::now().mono)));
+    let mut ready = Ready::default();
     let client = PollFd::new(client, flags(interest.client));
     match upstream {
         Some(upstream) => {
@@ -30,15 +31,17 @@ pub(crate) fn wait(interest: Interest, client: &TcpStream, upstream: Option<&Tcp
             // An interrupted or failed wait is a spurious wake-up: the turn that follows finds out.
             let _ = poll(&mut fds, timeout.as_ref());
             let [client, upstream] = fds;
-            Ready { client: readable(&client), upstream: readable(&upstream) }
+            (ready.client, ready.client_broken) = state(&client, interest.client);
+            (ready.upstream, ready.upstream_broken) = state(&upstream, interest.upstream);
         }
         None => {
             let mut fds = [client];
             let _ = poll(&mut fds, timeout.as_ref());
             let [client] = fds;
-            Ready { client: readable(&client), upstream: false }
+            (ready.client, ready.client_broken) = state(&client, interest.client);
         }
     }
+    ready
 }
 
 /// Waits until a socket is writable; `false` if it is not in time.
@@ -54,9 +57,11 @@ pub(crate) fn wait_writable(socket: impl AsFd, timeout: Duration) -> bool {
     }
 }
 
-/// Errors and hang-ups show when the socket is read.
-fn readable(fd: &PollFd<'_>) -> bool {
-    fd.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+/// Readable, and broken. Errors and hang-ups show when the socket is read; poll(2) reports them also when nothing was asked for.
+fn state(fd: &PollFd<'_>, wants: Wants) -> (bool, bool) {
+    let events = fd.revents();
+    let failed = events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+    (events.intersects(PollFlags::IN) || failed, failed && !wants.read)
 }
 
 /// As poll(2) wants it: rounded up, so that a deadline has passed when the wait ends.

@@ -1,11 +1,12 @@
 //! The agent loop as a task: it waits here and works on the blocking pool.
 
+use crate::reactor::{Reactor, Timer};
 use azure_proxy_agent_core::agent::AgentConfig;
 use runtime_blocking::agent_loop::{AgentLoop, Job, Spawn};
-use runtime_blocking::clock;
 use runtime_blocking::daemon::{Daemon, Mailbox, Message};
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::future::FutureExt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 struct ChannelMailbox(Sender<Message>);
@@ -32,14 +33,14 @@ impl Spawn for Pool {
 }
 
 /// Runs the agent loop until it is stopped.
-pub(crate) async fn run(daemon: Arc<Daemon>, config: AgentConfig, inbox: Receiver<Message>) {
+pub(crate) async fn run(reactor: Rc<Reactor>, daemon: Arc<Daemon>, config: AgentConfig, inbox: Receiver<Message>) {
     let mut agent = smol::unblock(move || AgentLoop::start(daemon, config, Arc::new(Pool))).await;
     while !agent.is_stopped() {
         let deadline = agent.deadline();
         let message = async { inbox.recv().await.ok() }
             .or(async {
                 match deadline {
-                    Some(at) => drop(smol::Timer::after(at.since(clock::mono())).await),
+                    Some(at) => Timer::until(&reactor, at).await,
                     None => smol::future::pending().await,
                 }
                 None

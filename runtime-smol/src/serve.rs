@@ -1,16 +1,17 @@
 //! Accepting, and one connection as a task. Everything but the waiting is `runtime-blocking`'s.
 
-use crate::wait::{DeadlineTimer, wait};
+use crate::reactor::{Reactor, Source, Timer};
+use crate::wait::wait;
 use azure_proxy_agent_core::conn::{ProxyConn, Summary};
-use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply, Wants};
 use azure_proxy_agent_core::identity::{KernelRecord, Peer};
 use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
 use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
-use runtime_blocking::start::{Start, Stop};
-use runtime_blocking::{dial, listener};
+use runtime_blocking::start::Stop;
+use runtime_blocking::{clock, dial, listener};
+use smol::LocalExecutor;
 use smol::future::FutureExt;
 use smol::lock::Semaphore;
-use smol::{Async, LocalExecutor, Timer};
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -21,39 +22,46 @@ use std::time::Duration;
 /// Most threads of the blocking pool that look callers up at a time. More would only wait for each other.
 const LOOKUPS: usize = 8;
 
-/// Listens, as soon as that is possible. `None`: stopped before.
-pub(crate) async fn listen(_: &LocalExecutor<'_>, start: &Start, daemon: &Arc<Daemon>) -> Option<TcpListener> {
-    start.listen(daemon)
-}
+/// What a socket is registered for at first.
+const READ: Wants = Wants { read: true, write: false };
+const WRITE: Wants = Wants { read: false, write: true };
 
 /// Accepts until it is time to stop.
 pub(crate) async fn accept_loop<'a>(
     executor: &LocalExecutor<'a>,
+    reactor: &Rc<Reactor>,
     daemon: &Arc<Daemon>,
     listener: TcpListener,
     stop: &Stop,
 ) -> io::Result<()> {
-    let listener = Async::new_nonblocking(listener)?;
-    let stop = Async::new_nonblocking(stop.as_fd())?;
+    let listener = Source::new(reactor, listener, READ)?;
+    let stop = Source::new(reactor, stop.as_fd(), READ)?;
     let lookups = Rc::new(Semaphore::new(LOOKUPS));
     loop {
-        let stopped = async { stop.readable().await.map(|()| true) };
-        let readable = async { listener.readable().await.map(|()| false) };
-        if stopped.or(readable).await? {
+        let stopped = async {
+            stop.readable().await;
+            true
+        };
+        let readable = async {
+            listener.readable().await;
+            false
+        };
+        if stopped.or(readable).await {
             return Ok(());
         }
         loop {
             match listener::accept(listener.get_ref()) {
                 Ok((stream, client)) => {
                     if let Some(accepted) = daemon.admit(stream, client) {
-                        executor.spawn(serve(Arc::clone(daemon), accepted, Rc::clone(&lookups))).detach();
+                        let task = serve(Rc::clone(reactor), Arc::clone(daemon), accepted, Rc::clone(&lookups));
+                        executor.spawn(task).detach();
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => {
                     // PX-04. Out of descriptors: give those who have one the time to finish.
                     log::warn!("A connection could not be accepted: {e}");
-                    Timer::after(Duration::from_millis(50)).await;
+                    Timer::until(reactor, clock::mono() + Duration::from_millis(50)).await;
                     break;
                 }
             }
@@ -62,16 +70,17 @@ pub(crate) async fn accept_loop<'a>(
 }
 
 /// One connection, from accept to close.
-async fn serve(daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
+async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
     let Accepted { stream, client: address, number, record, place } = accepted;
-    let client = match Async::new_nonblocking(stream) {
+    // Nothing is waited for until the caller is known: the first request is read without waiting.
+    let client = match Source::new(&reactor, stream, Wants::default()) {
         Ok(client) => client,
         Err(e) => return log::warn!("A connection could not be watched: {e}"),
     };
     let mut view = daemon.policy.view();
     let mut busy = Busy::new(&daemon);
-    let mut timer = DeadlineTimer::new();
-    let mut upstream: Option<Async<TcpStream>> = None;
+    let mut timer = Timer::new(&reactor);
+    let mut upstream: Option<Source<TcpStream>> = None;
     let mut ready = Ready::default();
     macro_rules! cx {
         ($now:expr) => {
@@ -85,10 +94,11 @@ async fn serve(daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) 
             pump.drain();
         }
         let mut report = |summary: &Summary<'_>| daemon.record(now, summary);
-        let host = upstream.as_ref().map(Async::get_ref);
+        let host = upstream.as_ref().map(Source::get_ref);
         let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut report);
         match next {
             Next::Identify => {
+                client.rest();
                 let peer = identify(&daemon, record, &lookups).await;
                 pump.answer(cx!(daemon.clock.now()), ConnAnswer::Identified(peer));
                 // Most clients have sent their request by now.
@@ -96,7 +106,8 @@ async fn serve(daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) 
             }
             Next::Connect(to) => {
                 upstream = None;
-                let answer = match connect(&daemon, to).await {
+                client.rest();
+                let answer = match connect(&reactor, &daemon, to).await {
                     Ok(socket) => {
                         upstream = Some(socket);
                         ConnAnswer::Connected
@@ -106,6 +117,7 @@ async fn serve(daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) 
                 pump.answer(cx!(daemon.clock.now()), answer);
             }
             Next::Ask(query) => {
+                client.rest();
                 let reply = ask(&daemon, query).await;
                 pump.answer(cx!(daemon.clock.now()), ConnAnswer::Reply(reply));
             }
@@ -137,11 +149,14 @@ async fn identify(daemon: &Arc<Daemon>, record: Option<KernelRecord>, lookups: &
     peer
 }
 
-async fn connect(daemon: &Daemon, to: SocketAddrV4) -> Result<Async<TcpStream>, ConnectError> {
-    let socket = Async::new_nonblocking(dial::begin(to, daemon.redirector())?).map_err(|_| ConnectError::Local)?;
-    let connected = async { socket.writable().await.map_err(|_| ConnectError::Local) };
+async fn connect(reactor: &Rc<Reactor>, daemon: &Daemon, to: SocketAddrV4) -> Result<Source<TcpStream>, ConnectError> {
+    let socket = Source::new(reactor, dial::begin(to, daemon.redirector())?, WRITE).map_err(|_| ConnectError::Local)?;
+    let connected = async {
+        socket.writable().await;
+        Ok(())
+    };
     let expired = async {
-        Timer::after(daemon.limits.connect_timeout).await;
+        Timer::until(reactor, clock::mono() + daemon.limits.connect_timeout).await;
         Err(ConnectError::TimedOut)
     };
     connected.or(expired).await?;
