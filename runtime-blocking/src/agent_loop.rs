@@ -5,6 +5,7 @@ use crate::clock;
 use crate::daemon::{Daemon, Message};
 use crate::fetch::fetch;
 use crate::host::{Ran, notify};
+use crate::machine::Machine;
 use crate::records::FLUSH_INTERVAL;
 use azure_proxy_agent_core::agent::{Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, IdSeed, QueryId};
 use azure_proxy_agent_core::effect::LocalReply;
@@ -26,6 +27,7 @@ pub trait Spawn: Send + Sync {
 /// The agent machine and what it needs of its surroundings.
 pub struct AgentLoop {
     daemon: Arc<Daemon>,
+    machine: Arc<Machine>,
     agent: Agent,
     spawn: Arc<dyn Spawn>,
     queries: BTreeMap<QueryId, Box<dyn FnOnce(LocalReply) + Send>>,
@@ -38,12 +40,13 @@ pub struct AgentLoop {
 impl AgentLoop {
     /// Starts the machine: from here on it has deadlines.
     #[must_use]
-    pub fn start(daemon: Arc<Daemon>, config: AgentConfig, spawn: Arc<dyn Spawn>) -> Self {
+    pub fn start(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig, spawn: Arc<dyn Spawn>) -> Self {
         let requests = Arc::clone(&daemon.requests);
         let now = clock::now();
         let mut this = Self {
             agent: Agent::new(config, IdSeed(now.wall.0), requests),
             daemon,
+            machine,
             spawn,
             queries: BTreeMap::new(),
             next_query: 0,
@@ -85,7 +88,7 @@ impl AgentLoop {
         self.carry_out();
         if self.stopped || self.flush_at.is_some_and(|at| now.mono >= at) {
             self.flush_at = None;
-            self.daemon.records.flush(&self.daemon.host);
+            self.machine.flush();
         }
     }
 
@@ -104,13 +107,13 @@ impl AgentLoop {
     fn carry_out(&mut self) {
         loop {
             while let Some(effect) = self.agent.poll_effect() {
-                match self.daemon.host.run(effect, self.daemon.redirector()) {
+                match self.machine.host.run(effect, self.machine.redirector()) {
                     Ran::Answered(answer) => self.answers.push_back(answer),
                     Ran::Done => {}
                     Ran::NotHere(AgentEffect::Fetch { id, request }) => self.fetch(id, request),
                     Ran::NotHere(AgentEffect::Publish(policy)) => self.daemon.policy.publish(policy),
                     Ran::NotHere(AgentEffect::Status { to, draft }) => {
-                        let effect = self.daemon.records.with_summaries(|tables| draft.complete(to, tables, clock::now()));
+                        let effect = self.machine.records.with_summaries(|tables| draft.complete(to, tables, clock::now()));
                         if let Ran::Answered(answer) = self.deliver(effect) {
                             self.answers.push_back(answer);
                         }
@@ -132,15 +135,15 @@ impl AgentLoop {
                 }
                 Ran::Done
             }
-            other => self.daemon.host.run(other, self.daemon.redirector()),
+            other => self.machine.host.run(other, self.machine.redirector()),
         }
     }
 
     fn fetch(&self, id: FetchId, request: HostRequest) {
-        let daemon = Arc::clone(&self.daemon);
+        let (machine, limits) = (Arc::clone(&self.machine), self.daemon.limits);
         self.spawn.spawn(Box::new(move || {
-            let result = fetch(request, daemon.limits, daemon.redirector());
-            daemon.mailbox.post(Message::Answer(AgentAnswer::Fetched { id, result }));
+            let result = fetch(request, limits, machine.redirector());
+            machine.mailbox.post(Message::Answer(AgentAnswer::Fetched { id, result }));
         }));
     }
 }

@@ -1,21 +1,17 @@
 //! What all connections of a daemon share, on either runtime.
 
 use crate::clock::Clock;
-use crate::host::Host;
 use crate::policy_cell::PolicyCell;
-use crate::records::{Records, Written};
 use azure_proxy_agent_core::admission::{Admission, Admitted, Class};
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEvent};
 use azure_proxy_agent_core::conn::Summary;
-use azure_proxy_agent_core::effect::{LocalQuery, LocalReply, RequestCounter};
+use azure_proxy_agent_core::effect::{ConnectError, LocalQuery, LocalReply, RequestCounter};
 use azure_proxy_agent_core::identity::{KernelRecord, Peer, Route};
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::time::Now;
-use redirect_ebpf::Redirector;
 use std::net::{SocketAddrV4, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A message to the agent loop.
 pub enum Message {
@@ -38,6 +34,24 @@ pub trait Mailbox: Send + Sync {
     fn post(&self, message: Message);
 }
 
+/// What connections need of their surroundings. [`Machine`](crate::machine::Machine) is the real one; replays have their own.
+pub trait World: Send + Sync {
+    /// What the kernel noted about the caller of a connection that was just accepted. One look-up; does not block.
+    fn attribute(&self, accepted: &TcpStream, client: SocketAddrV4) -> Option<KernelRecord>;
+
+    /// Who that is. Reads `/proc` and the account database: may block.
+    fn identify(&self, record: &KernelRecord) -> Peer;
+
+    /// Begins a connection to the host: a non-blocking socket (see [`dial::outcome`](crate::dial::outcome)).
+    ///
+    /// # Errors
+    /// It failed at once.
+    fn dial(&self, to: SocketAddrV4) -> Result<TcpStream, ConnectError>;
+
+    /// Writes a finished request down.
+    fn record(&self, now: Now, summary: &Summary<'_>);
+}
+
 /// Everything that connections share.
 pub struct Daemon {
     /// Bounds.
@@ -46,15 +60,12 @@ pub struct Daemon {
     pub policy: PolicyCell,
     /// Running request numbers.
     pub requests: Arc<RequestCounter>,
-    /// Audit log, journal's sample, tables.
-    pub records: Records,
     /// What the time is.
     pub clock: Clock,
-    /// Accounts, processes, files.
-    pub host: Host,
     /// The agent loop.
-    pub mailbox: Box<dyn Mailbox>,
-    redirector: OnceLock<Arc<dyn Redirector>>,
+    pub mailbox: Arc<dyn Mailbox>,
+    /// Everything else.
+    pub world: Arc<dyn World>,
     admission: Mutex<Admission>,
     connections: AtomicU64,
     busy: AtomicUsize,
@@ -62,18 +73,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Nothing is connected, nothing is redirected.
+    /// Nobody is connected.
     #[must_use]
-    pub fn new(limits: Limits, clock: Clock, host: Host, mailbox: Box<dyn Mailbox>) -> Self {
+    pub fn new(limits: Limits, clock: Clock, mailbox: Arc<dyn Mailbox>, world: Arc<dyn World>) -> Self {
         Self {
             limits,
             policy: PolicyCell::default(),
             requests: Arc::default(),
-            records: Records::default(),
             clock,
-            host,
             mailbox,
-            redirector: OnceLock::new(),
+            world,
             admission: Mutex::new(Admission::new(&limits)),
             connections: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
@@ -81,30 +90,9 @@ impl Daemon {
         }
     }
 
-    /// The redirector, once it is loaded.
-    #[must_use]
-    pub fn redirector(&self) -> Option<&dyn Redirector> {
-        self.redirector.get().map(AsRef::as_ref)
-    }
-
-    /// Keeps the redirector from now on; a second one is dropped.
-    pub fn set_redirector(&self, redirector: Arc<dyn Redirector>) {
-        // The first stays in force whatever comes later.
-        drop(self.redirector.set(redirector));
-    }
-
     /// Looks at a connection that was just accepted: whose is it, and is there a place for it (PX-07, PX-14a)? `None`: close it.
-    ///
-    /// One look-up in a kernel map; nothing here blocks.
     pub fn admit(self: &Arc<Self>, stream: TcpStream, client: SocketAddrV4) -> Option<Accepted> {
-        let record = match self.redirector().map(|r| r.identify(stream.as_fd())) {
-            Some(Ok(record)) => record,
-            None => None,
-            Some(Err(e)) => {
-                log::warn!("The caller behind {client} cannot be looked up and is treated as unknown: {e}");
-                None
-            }
-        };
+        let record = self.world.attribute(&stream, client);
         let class = match record {
             Some(KernelRecord { route: Route::Redirected, uid, .. }) => Class::User(uid),
             _ => Class::Direct,
@@ -124,17 +112,10 @@ impl Daemon {
         }
     }
 
-    /// Who is on the other side. Reads `/proc` and the account database: may block.
+    /// Who is on the other side: without a record nobody that we know, which is refused (PX-23). May block.
     #[must_use]
     pub fn identify(&self, record: Option<&KernelRecord>) -> Peer {
-        record.map_or(Peer::Unknown, |record| self.host.identify(record))
-    }
-
-    /// Writes a finished request down.
-    pub fn record(&self, now: Now, summary: &Summary<'_>) {
-        if self.records.record(now, summary, &self.host) == Written::Waiting {
-            self.mailbox.post(Message::Flush);
-        }
+        record.map_or(Peer::Unknown, |record| self.world.identify(record))
     }
 
     /// Connections with a request under way.

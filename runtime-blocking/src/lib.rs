@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod host;
 pub mod listener;
 pub mod logging;
+pub mod machine;
 pub mod policy_cell;
 pub mod pump;
 pub mod records;

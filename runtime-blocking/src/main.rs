@@ -13,15 +13,16 @@ fn main() -> ExitCode {
     start::main(run)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the other runtime shares it")]
 fn run(start: Start) -> io::Result<()> {
     let (mailbox, inbox) = ChannelMailbox::new();
-    let daemon = start.daemon(Box::new(mailbox));
-    let (agent_daemon, config) = (Arc::clone(&daemon), start.agent_config());
-    let agent = thread::Builder::new().name("agent".into()).spawn(move || run_agent(agent_daemon, config, &inbox))?;
+    let (daemon, machine) = start.daemon(Arc::new(mailbox));
+    let (shared, config) = ((Arc::clone(&daemon), Arc::clone(&machine)), start.agent_config());
+    let agent = thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared.0, shared.1, config, &inbox))?;
     start.console();
-    if let Some(listener) = start.listen(&daemon) {
+    if let Some(listener) = start.listen(&daemon, &machine) {
         accept_loop(&daemon, &listener, start.stop.as_fd())?;
     }
-    start::drain(&daemon);
+    start::drain(&daemon, &machine);
     agent.join().map_err(|_| io::Error::other("the agent loop panicked"))
 }

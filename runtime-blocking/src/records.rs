@@ -1,6 +1,5 @@
 //! What is kept and written about finished requests: the tables, the journal's sample, the audit log.
 
-use crate::clock;
 use crate::host::Host;
 use crate::logging::CONNECTION;
 use azure_proxy_agent_core::agent::{Record, Summaries};
@@ -64,8 +63,8 @@ impl Records {
     }
 
     /// Writes what waits.
-    pub fn flush(&self, host: &Host) {
-        self.lock().flush(clock::now(), host);
+    pub fn flush(&self, host: &Host, now: Now) {
+        self.lock().flush(now, host);
     }
 
     /// The tables, for the status document.

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::daemon::{Daemon, Message};
+use crate::machine::Machine;
 use azure_proxy_agent_core::agent::AgentEvent;
 use redirect_ebpf::{EbpfRedirector, LoadOptions};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ const SLOW: Duration = Duration::from_secs(15);
 
 /// Loads and attaches the kernel programs; keeps trying until it works. Only for who has the listener: a second agent must not
 /// touch the redirect of the first (CLI-11).
-pub(crate) fn bring_up(daemon: &Arc<Daemon>, config: &Config) {
+pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config) {
     let options = LoadOptions {
         cgroup_root: Some(config.cgroup_root.clone()),
         object: config.ebpf_file.clone().filter(|path| path.exists()),
@@ -26,7 +27,7 @@ pub(crate) fn bring_up(daemon: &Arc<Daemon>, config: &Config) {
         attempt += 1;
         match EbpfRedirector::load(&options) {
             Ok(redirector) => {
-                daemon.set_redirector(Arc::new(redirector));
+                machine.set_redirector(Arc::new(redirector));
                 daemon.mailbox.post(Message::Event(AgentEvent::RedirectorReady));
                 return;
             }

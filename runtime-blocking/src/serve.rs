@@ -2,10 +2,11 @@
 
 use crate::agent_loop::{AgentLoop, Job, Spawn};
 use crate::daemon::{Accepted, Busy, Daemon, Mailbox, Message};
+use crate::machine::Machine;
 use crate::pump::{Next, Pump, Ready, set_abort};
 use crate::workers::Workers;
 use crate::{clock, dial, listener, wait};
-use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
+use azure_proxy_agent_core::agent::AgentConfig;
 use azure_proxy_agent_core::conn::{ProxyConn, Summary};
 use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply};
 use polling::{Event, Events, PollMode, Poller};
@@ -48,8 +49,8 @@ impl Spawn for Threads {
 }
 
 /// Runs the agent loop until it is stopped.
-pub fn run_agent(daemon: Arc<Daemon>, config: AgentConfig, inbox: &Receiver<Message>) {
-    let mut agent = AgentLoop::start(daemon, config, Arc::new(Threads));
+pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig, inbox: &Receiver<Message>) {
+    let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Threads));
     while !agent.is_stopped() {
         let message = match agent.deadline() {
             Some(at) => match inbox.recv_timeout(at.since(clock::mono())) {
@@ -160,7 +161,7 @@ pub fn serve(daemon: &Daemon, accepted: Accepted) {
         if daemon.is_draining() {
             pump.drain();
         }
-        let mut report = |summary: &Summary<'_>| daemon.record(now, summary);
+        let mut report = |summary: &Summary<'_>| daemon.world.record(now, summary);
         let next = pump.turn(cx!(now), &client, upstream.as_ref(), std::mem::take(&mut ready), &mut report);
         match next {
             Next::Identify => {
@@ -203,7 +204,7 @@ pub fn serve(daemon: &Daemon, accepted: Accepted) {
 }
 
 fn connect(daemon: &Daemon, to: SocketAddrV4) -> Result<TcpStream, ConnectError> {
-    let socket = dial::begin(to, daemon.redirector())?;
+    let socket = daemon.world.dial(to)?;
     if !wait::wait_writable(&socket, daemon.limits.connect_timeout) {
         return Err(ConnectError::TimedOut);
     }
@@ -216,9 +217,4 @@ fn ask(daemon: &Daemon, query: LocalQuery) -> LocalReply {
     daemon.mailbox.post(Message::Query(query, Box::new(move |reply| drop(sender.send(reply)))));
     // The loop drops the sender if it ends: then there is no answer.
     receiver.recv_timeout(Duration::from_secs(5)).unwrap_or(LocalReply::Unavailable)
-}
-
-/// Tells the agent how the attempt to listen went.
-pub fn listener_event(daemon: &Daemon, event: AgentEvent) {
-    daemon.mailbox.post(Message::Event(event));
 }

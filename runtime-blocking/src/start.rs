@@ -1,8 +1,9 @@
 //! From `main` to a running daemon: what both runtimes do the same way.
 
 use crate::clock::Clock;
-use crate::daemon::{Daemon, Mailbox, Message};
+use crate::daemon::{Daemon, Mailbox, Message, World};
 use crate::host::Host;
+use crate::machine::Machine;
 use crate::{cli, listener, logging, redirection, signals, wait};
 use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
 use azure_proxy_agent_core::limits::Limits;
@@ -60,13 +61,15 @@ pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
 }
 
 impl Start {
-    /// The shared state, with its directories checked.
+    /// The machine, with its directories checked, and what the connections share.
     #[must_use]
-    pub fn daemon(&self, mailbox: Box<dyn Mailbox>) -> Arc<Daemon> {
+    pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         raise_descriptor_limit();
         let host = Host::new(&self.run.config);
         host.prepare();
-        Arc::new(Daemon::new(Limits::DEFAULT, Clock::System, host, mailbox))
+        let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox)));
+        let world: Arc<dyn World> = Arc::<Machine>::clone(&machine);
+        (Arc::new(Daemon::new(Limits::DEFAULT, Clock::System, mailbox, world)), machine)
     }
 
     /// What the agent machine is told.
@@ -76,14 +79,14 @@ impl Start {
     }
 
     /// Listens, as soon as that is possible, then begins to load the redirect on a thread of its own. `None`: stopped before.
-    pub fn listen(&self, daemon: &Arc<Daemon>) -> Option<TcpListener> {
+    pub fn listen(&self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Option<TcpListener> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match listener::open(daemon.redirector()) {
+            match listener::open(machine.redirector()) {
                 Ok(listener) => {
                     daemon.mailbox.post(Message::Event(AgentEvent::ListenerReady));
-                    self.redirect(daemon);
+                    self.redirect(daemon, machine);
                     return Some(listener);
                 }
                 Err(e) => {
@@ -100,9 +103,10 @@ impl Start {
         }
     }
 
-    fn redirect(&self, daemon: &Arc<Daemon>) {
-        let (daemon, config) = (Arc::clone(daemon), self.run.config.clone());
-        let started = std::thread::Builder::new().name("redirect".into()).spawn(move || redirection::bring_up(&daemon, &config));
+    fn redirect(&self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) {
+        let (daemon, machine, config) = (Arc::clone(daemon), Arc::clone(machine), self.run.config.clone());
+        let started =
+            std::thread::Builder::new().name("redirect".into()).spawn(move || redirection::bring_up(&daemon, &machine, &config));
         if let Err(e) = started {
             log::error!("The redirector was not started: {e}");
         }
@@ -139,14 +143,14 @@ impl AsFd for Stop {
 }
 
 /// The orderly end (FS-101), after accepting has stopped: requests under way get two seconds. The redirect goes with its links.
-pub fn drain(daemon: &Daemon) {
+pub fn drain(daemon: &Daemon, machine: &Machine) {
     crate::host::notify::notify(crate::host::notify::State::Stopping);
     daemon.drain();
     let end = Instant::now() + DRAIN;
     while daemon.busy() > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
     }
-    daemon.records.flush(&daemon.host);
+    machine.flush();
     daemon.mailbox.post(Message::Stop);
 }
 

@@ -4,6 +4,7 @@ use crate::reactor::{Reactor, Timer};
 use azure_proxy_agent_core::agent::AgentConfig;
 use runtime_blocking::agent_loop::{AgentLoop, Job, Spawn};
 use runtime_blocking::daemon::{Daemon, Mailbox, Message};
+use runtime_blocking::machine::Machine;
 use smol::channel::{Receiver, Sender, unbounded};
 use smol::future::FutureExt;
 use std::rc::Rc;
@@ -33,8 +34,14 @@ impl Spawn for Pool {
 }
 
 /// Runs the agent loop until it is stopped.
-pub(crate) async fn run(reactor: Rc<Reactor>, daemon: Arc<Daemon>, config: AgentConfig, inbox: Receiver<Message>) {
-    let mut agent = smol::unblock(move || AgentLoop::start(daemon, config, Arc::new(Pool))).await;
+pub(crate) async fn run(
+    reactor: Rc<Reactor>,
+    daemon: Arc<Daemon>,
+    machine: Arc<Machine>,
+    config: AgentConfig,
+    inbox: Receiver<Message>,
+) {
+    let mut agent = smol::unblock(move || AgentLoop::start(daemon, machine, config, Arc::new(Pool))).await;
     while !agent.is_stopped() {
         let deadline = agent.deadline();
         let message = async { inbox.recv().await.ok() }

@@ -26,6 +26,11 @@ const LOOKUPS: usize = 8;
 const READ: Wants = Wants { read: true, write: false };
 const WRITE: Wants = Wants { read: false, write: true };
 
+/// Permits for look-ups.
+pub(crate) fn lookups() -> Rc<Semaphore> {
+    Rc::new(Semaphore::new(LOOKUPS))
+}
+
 /// Accepts until it is time to stop.
 pub(crate) async fn accept_loop<'a>(
     executor: &LocalExecutor<'a>,
@@ -36,7 +41,7 @@ pub(crate) async fn accept_loop<'a>(
 ) -> io::Result<()> {
     let listener = Source::new(reactor, listener, READ)?;
     let stop = Source::new(reactor, stop.as_fd(), READ)?;
-    let lookups = Rc::new(Semaphore::new(LOOKUPS));
+    let lookups = lookups();
     loop {
         let stopped = async {
             stop.readable().await;
@@ -70,7 +75,7 @@ pub(crate) async fn accept_loop<'a>(
 }
 
 /// One connection, from accept to close.
-async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
+pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
     let Accepted { stream, client: address, number, record, place } = accepted;
     // Nothing is waited for until the caller is known: the first request is read without waiting.
     let client = match Source::new(&reactor, stream, Wants::default()) {
@@ -93,7 +98,7 @@ async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lo
         if daemon.is_draining() {
             pump.drain();
         }
-        let mut report = |summary: &Summary<'_>| daemon.record(now, summary);
+        let mut report = |summary: &Summary<'_>| daemon.world.record(now, summary);
         let host = upstream.as_ref().map(Source::get_ref);
         let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut report);
         match next {
@@ -150,7 +155,7 @@ async fn identify(daemon: &Arc<Daemon>, record: Option<KernelRecord>, lookups: &
 }
 
 async fn connect(reactor: &Rc<Reactor>, daemon: &Daemon, to: SocketAddrV4) -> Result<Source<TcpStream>, ConnectError> {
-    let socket = Source::new(reactor, dial::begin(to, daemon.redirector())?, WRITE).map_err(|_| ConnectError::Local)?;
+    let socket = Source::new(reactor, daemon.world.dial(to)?, WRITE).map_err(|_| ConnectError::Local)?;
     let connected = async {
         socket.writable().await;
         Ok(())

@@ -1,0 +1,74 @@
+//! The real world of the connections: this machine's kernel, processes, accounts, logs and network.
+
+use crate::clock;
+use crate::daemon::{Mailbox, Message, World};
+use crate::dial;
+use crate::host::Host;
+use crate::records::{Records, Written};
+use azure_proxy_agent_core::conn::Summary;
+use azure_proxy_agent_core::effect::ConnectError;
+use azure_proxy_agent_core::identity::{KernelRecord, Peer};
+use azure_proxy_agent_core::time::Now;
+use redirect_ebpf::Redirector;
+use std::net::{SocketAddrV4, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+
+/// Redirector, host effects and records. One per process.
+pub struct Machine {
+    /// Accounts, processes, files.
+    pub host: Host,
+    /// Audit log, journal's sample, tables.
+    pub records: Records,
+    /// The agent loop.
+    pub mailbox: Arc<dyn Mailbox>,
+    redirector: OnceLock<Arc<dyn Redirector>>,
+}
+
+impl Machine {
+    /// Nothing is redirected yet.
+    #[must_use]
+    pub fn new(host: Host, mailbox: Arc<dyn Mailbox>) -> Self {
+        Self { host, records: Records::default(), mailbox, redirector: OnceLock::new() }
+    }
+
+    /// The redirector, once it is loaded.
+    #[must_use]
+    pub fn redirector(&self) -> Option<&dyn Redirector> {
+        self.redirector.get().map(AsRef::as_ref)
+    }
+
+    /// Keeps the redirector from now on; a second one is dropped.
+    pub fn set_redirector(&self, redirector: Arc<dyn Redirector>) {
+        // The first stays in force whatever comes later.
+        drop(self.redirector.set(redirector));
+    }
+
+    /// Writes down what waits.
+    pub fn flush(&self) {
+        self.records.flush(&self.host, clock::now());
+    }
+}
+
+impl World for Machine {
+    fn attribute(&self, accepted: &TcpStream, client: SocketAddrV4) -> Option<KernelRecord> {
+        self.redirector()?.identify(accepted.as_fd()).unwrap_or_else(|e| {
+            log::warn!("The caller behind {client} cannot be looked up and is treated as unknown: {e}");
+            None
+        })
+    }
+
+    fn identify(&self, record: &KernelRecord) -> Peer {
+        self.host.identify(record)
+    }
+
+    fn dial(&self, to: SocketAddrV4) -> Result<TcpStream, ConnectError> {
+        dial::begin(to, self.redirector())
+    }
+
+    fn record(&self, now: Now, summary: &Summary<'_>) {
+        if self.records.record(now, summary, &self.host) == Written::Waiting {
+            self.mailbox.post(Message::Flush);
+        }
+    }
+}
