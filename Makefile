@@ -1,0 +1,55 @@
+# Run `make` for the list. Only cargo, sh and the scripts named here do the work: nothing is hidden in this file.
+CARGO ?= cargo
+AGENT ?= smol
+TIME ?= 0
+
+# core's fixture player is a feature that no daemon has.
+TEST_FEATURES = azure-proxy-agent-core/replay
+
+.PHONY: help setup build demo test bench lint doc fuzz ci clean root
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install the Debian packages that build and tests need (root)
+	@.ci/install build demo test
+
+build: ## Both daemons, optimized: target/release/azure-proxy-agent and azure-proxy-agent-minimal
+	@.ci/install build
+	$(CARGO) build --release --locked -p runtime-smol -p runtime-blocking --bins
+
+demo: ## The agent at work, with real eBPF and a simulated Azure host (root); AGENT=minimal for the other runtime
+	@testdata/demo/run $(AGENT)
+
+test: root ## Every test: unit, fixtures, simulation, kernel, end to end (root)
+	@.ci/install build demo test
+	$(CARGO) build --workspace --locked
+	$(CARGO) test --workspace --locked --features $(TEST_FEATURES)
+
+bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root)
+	@.ci/install build bench
+	testdata/bench/bench
+
+lint: ## Format and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings -D clippy::incompatible_msrv
+
+doc: ## The API documentation: target/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps --document-private-items --locked
+
+fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
+	@.ci/install build fuzz
+	fuzz/run $(TIME)
+
+ci: ## What CI does: everything but the bench (root)
+	.ci/run
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	$(CARGO) clean --manifest-path fuzz/Cargo.toml
+
+root:
+	@[ "$$(id -u)" = 0 ] || { \
+	    echo "This needs root: eBPF programs are loaded, and network namespaces and cgroups made. Nothing outside them is touched."; \
+	    echo "  sudo env PATH=\"\$$PATH\" make $(MAKECMDGOALS)"; \
+	    echo "Without root: cargo test --locked -p azure-proxy-agent-core --features replay"; exit 1; }
