@@ -521,8 +521,8 @@ impl ProxyConn {
 
     /// The client is not there any more.
     fn client_gone(&mut self, now: Mono, why: &'static str) {
+        let answered = matches!(&self.state, State::Exchange(_, exchange) if exchange.answered());
         if matches!(self.state, State::Collect(_) | State::Ask(_) | State::Connect(_) | State::Exchange(..)) {
-            let answered = matches!(&self.state, State::Exchange(_, exchange) if exchange.answered());
             if !answered {
                 self.record.status = Status::CLIENT_CLOSED;
             }
@@ -532,7 +532,8 @@ impl ProxyConn {
             }
         }
         if !matches!(self.state, State::Closed) {
-            self.close(How::Close);
+            // It may still be reading: half an answer must not look whole (PX-80).
+            self.close(if answered { How::Abort } else { How::Close });
         }
     }
 
