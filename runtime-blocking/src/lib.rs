@@ -15,6 +15,7 @@ pub mod host;
 pub mod listener;
 pub mod logging;
 pub mod machine;
+mod memory;
 pub mod policy_cell;
 pub mod pump;
 pub mod records;

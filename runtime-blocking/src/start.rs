@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::daemon::{Daemon, Mailbox, Message, World};
 use crate::host::Host;
 use crate::machine::Machine;
-use crate::{cli, listener, logging, redirection, signals, wait};
+use crate::{cli, listener, logging, memory, redirection, signals, wait};
 use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
 use azure_proxy_agent_core::limits::Limits;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -42,6 +42,7 @@ pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
     let result = match begun {
         cli::Next::Exit(code) => return ExitCode::from(code),
         cli::Next::Run(settings) => {
+            memory::one_heap();
             logging::init(&settings.config);
             for warning in &settings.warnings {
                 log::warn!("{warning}");
