@@ -5,7 +5,7 @@
 use crate::authz::{Allowed, Decision, Denial};
 use crate::conn::{Details, Summary};
 use crate::effect::RecordKind;
-use crate::identity::{Claims, Confidence, Executable, Peer};
+use crate::identity::{Claims, Confidence, Destination, Executable, Peer};
 use crate::time::Wall;
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 use std::borrow::Cow;
@@ -23,6 +23,16 @@ pub fn write_summary(out: &mut Vec<u8>, summary: &Summary<'_>) {
 /// of the decision.
 pub fn write_audit(out: &mut Vec<u8>, summary: &Summary<'_>, wall: Wall) {
     write(out, &Line { summary, audit: Some(wall) });
+}
+
+/// The log line of a request that rules deny but audit mode forwards (PX-73); belongs at Info. The target has no byte that could
+/// forge a line (PX-40).
+#[must_use]
+pub fn audit_notice(summary: &Summary<'_>) -> Option<String> {
+    let (RecordKind::Failed, Some(Decision::Audit(_))) = (summary.kind, summary.decision) else { return None };
+    let name = Destination::from_addr(summary.peer.original()?)?.name();
+    let target = String::from_utf8_lossy(summary.url);
+    Some(format!("{name} request {target} denied in audit mode, continue forward the request"))
 }
 
 fn write(out: &mut Vec<u8>, line: &Line<'_>) {
@@ -277,6 +287,20 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["processFullPath"], "/tmp/a\n{\"id\":1}\u{fffd}\u{1b}[31m");
         assert!(value["errorDetails"].as_str().unwrap().starts_with("Block unauthorized request: {\"userId\":1000,"));
+    }
+
+    #[test]
+    fn audit_mode_is_said_px73() {
+        let peer = peer(b"/usr/bin/curl");
+        let audited = Summary {
+            kind: RecordKind::Failed,
+            decision: Some(Decision::Audit(Denial::Default)),
+            ..summary(&peer, Details::Denied)
+        };
+        let line = "IMDS request /metadata/instance?api-version=2021-02-01 denied in audit mode, continue forward the request";
+        assert_eq!(audit_notice(&audited).as_deref(), Some(line));
+        assert_eq!(audit_notice(&Summary { kind: RecordKind::Normal, ..audited }), None);
+        assert_eq!(audit_notice(&summary(&peer, Details::None)), None);
     }
 
     #[test]

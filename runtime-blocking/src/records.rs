@@ -48,6 +48,9 @@ impl Records {
             report::write_summary(&mut inner.line, summary);
             log::info!(target: CONNECTION, "{}", String::from_utf8_lossy(&inner.line));
         }
+        if let Some(text) = report::audit_notice(summary) {
+            log::info!(target: CONNECTION, "{text}");
+        }
         let first = inner.buffer.is_empty();
         report::write_audit(&mut inner.buffer, summary, now.wall);
         inner.buffer.push(b'\n');
