@@ -1,1 +1,164 @@
-fn main(){}
+//! A warm connection allocates nothing per request: head, decision by twenty rules, signature, forwarding, answer, record.
+
+#![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the report")]
+
+use azure_proxy_agent_core::conn::{IOV, ProxyConn};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnEffect, Cx, Recv, RequestCounter, Side};
+use azure_proxy_agent_core::identity::{Destination, Peer};
+use azure_proxy_agent_core::limits::Limits;
+use azure_proxy_agent_core::policy::Policy;
+use azure_proxy_agent_core::replay::{ClaimsSpec, PolicySpec};
+use azure_proxy_agent_core::time::{Mono, Now, Wall};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// The system's allocator, which counts how often this thread asks it for memory.
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no counter any more, and nobody reads it.
+    let _ = COUNT.try_with(|c| c.set(c.get() + 1));
+}
+
+// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches a thread-local integer that
+// needs no allocation and no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `realloc`; `ptr` came from `System`.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`; `ptr` came from `System`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Twenty privileges, the last of which is the caller's.
+fn policy() -> Arc<Policy> {
+    let list = |f: &dyn Fn(usize) -> String| (0..20).map(f).collect::<Vec<_>>().join(",");
+    let privileges = list(&|n| {
+        let path = if n == 19 { "/metadata".to_owned() } else { format!("/other/{n}") };
+        format!(r#"{{"name":"p{n}","path":"{path}","queryParameters":{{"api-version":"2021-02-01"}}}}"#)
+    });
+    let roles = list(&|n| format!(r#"{{"name":"r{n}","privileges":["p{n}"]}}"#));
+    let identities = list(&|n| format!(r#"{{"name":"i{n}","userName":"alice","exePath":"/usr/bin/curl"}}"#));
+    let assignments = list(&|n| format!(r#"{{"role":"r{n}","identities":["i{n}"]}}"#));
+    let json = format!(
+        r#"{{"signer":"k1","rules":{{"imds":{{"defaultAccess":"deny","mode":"enforce","id":"x","rules":{{"privileges":[{privileges}],
+        "roles":[{roles}],"identities":[{identities}],"roleAssignments":[{assignments}]}}}}}}}}"#
+    );
+    PolicySpec::parse("alloc", &json, 1).unwrap().policy
+}
+
+/// One request and its answer, with nothing of its own that allocates. Returns how many bytes went to the host and to the caller.
+fn exchange(conn: &mut ProxyConn, cx: Cx<'_>, request: &[u8], answer: &[u8], peer: &Peer) -> (usize, usize) {
+    let (mut to_host, mut to_client, mut answered, mut reported) = (0, 0, false, false);
+    let mut left = request;
+    loop {
+        let mut moved = false;
+        while let Some(effect) = conn.poll_effect(cx) {
+            moved = true;
+            match effect {
+                ConnEffect::Identify => conn.handle_answer(cx, ConnAnswer::Identified(peer.clone())),
+                ConnEffect::Connect { .. } => conn.handle_answer(cx, ConnAnswer::Connected),
+                ConnEffect::Report(kind) => {
+                    assert_eq!(conn.summary(kind).status.0, 200);
+                    reported = true;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        for side in [Side::Client, Side::Upstream] {
+            let mut iov = [IoSlice::new(&[]); IOV];
+            let count = conn.transmit(side, &mut iov);
+            let n: usize = iov[..count].iter().map(|s| s.len()).sum();
+            if n > 0 {
+                moved = true;
+                conn.transmitted(cx, side, n);
+                *(if side == Side::Client { &mut to_client } else { &mut to_host }) += n;
+            }
+        }
+        if !left.is_empty() {
+            let space = conn.recv_space(Side::Client);
+            let n = left.len().min(space.len());
+            space[..n].copy_from_slice(&left[..n]);
+            left = &left[n..];
+            conn.handle_recv(cx, Side::Client, Recv::Data(n));
+            moved = true;
+        } else if to_host > 0 && !answered {
+            answered = true;
+            conn.recv_space(Side::Upstream)[..answer.len()].copy_from_slice(answer);
+            conn.handle_recv(cx, Side::Upstream, Recv::Data(answer.len()));
+            moved = true;
+        }
+        if !moved {
+            assert!(reported, "the request has not ended");
+            return (to_host, to_client);
+        }
+    }
+}
+
+fn allocations_of_warm_requests(request: &[u8]) {
+    let policy = policy();
+    let requests = RequestCounter::default();
+    let mut now = Now { mono: Mono(0), wall: Wall(1_767_687_330_000_000_000) };
+    let peer = Peer::Redirected { to: Destination::Imds.addr(), claims: ClaimsSpec::builtin("alice").unwrap() };
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let client = "127.0.0.1:40112".parse().unwrap();
+    let mut conn = ProxyConn::new(Cx { now, policy: &policy, requests: &requests }, 1, client, Limits::DEFAULT);
+    for warm in 0..100 {
+        let before = COUNT.get();
+        // A second each, so that both dates change.
+        now.mono.0 += 1_000_000_000;
+        now.wall.0 += 1_000_000_000;
+        let (to_host, to_client) = exchange(&mut conn, Cx { now, policy: &policy, requests: &requests }, request, answer, &peer);
+        let allocations = COUNT.get() - before;
+        assert!(to_host > request.len() && to_client > answer.len());
+        assert!(warm > 0 || allocations > 0, "the counter counts nothing");
+        assert!(warm < 2 || allocations == 0, "request {warm} allocated {allocations} times");
+    }
+}
+
+#[test]
+fn a_warm_get_allocates_nothing() {
+    allocations_of_warm_requests(
+        b"GET /metadata/instance/compute?api-version=2021-02-01&format=json HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\
+          User-Agent: curl/8.5.0\r\nAccept: */*\r\nx-ms-azure-host-claims: forged\r\n\r\n",
+    );
+}
+
+#[test]
+fn a_warm_post_of_1_kb_allocates_nothing() {
+    let mut request =
+        b"POST /metadata/x?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nContent-Length: 1024\r\n\r\n".to_vec();
+    request.resize(request.len() + 1024, b'x');
+    allocations_of_warm_requests(&request);
+}
+
+#[test]
+fn a_warm_chunked_post_of_1_kb_allocates_nothing() {
+    let mut request =
+        b"POST /metadata/x?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n"
+            .to_vec();
+    request.resize(request.len() + 1024, b'x');
+    request.extend_from_slice(b"\r\n0\r\n\r\n");
+    allocations_of_warm_requests(&request);
+}

@@ -62,6 +62,15 @@ pub struct Summary<'a> {
     pub epoch: Epoch,
 }
 
+impl Summary<'_> {
+    /// Whether this record is the one for the audit log, which has every decision exactly once. A failed authorization is told
+    /// twice, for both tables (PX-104); the normal record has the real status and comes in any case.
+    #[must_use]
+    pub fn is_audited(&self) -> bool {
+        !(self.kind == RecordKind::Failed && self.details == Details::Denied)
+    }
+}
+
 /// What the connection keeps for its records. Method and target are copied once, because the head is gone when the request ends.
 #[derive(Debug, Default)]
 pub(super) struct Record {

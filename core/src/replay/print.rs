@@ -142,7 +142,7 @@ fn heredoc(f: &mut fmt::Formatter<'_>, word: &str, bytes: &[u8]) -> fmt::Result 
 fn moment(d: Duration) -> String {
     let n = d.as_nanos();
     for (unit, name) in [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")] {
-        if n % unit == 0 {
+        if n.is_multiple_of(unit) {
             return format!("{}{name}", n / unit);
         }
     }
