@@ -289,8 +289,11 @@ class Bench:
                         if process:
                             self.end(process)
                     turns.append(entry)
-                    print(f"\rround {number}/{plan['rounds']}: {scenario}, {name}          ", end="", file=sys.stderr, flush=True)
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+                    if sys.stderr.isatty():
+                        text = f"\rround {number}/{plan['rounds']}: {scenario}, {name}"
+                        print(text.ljust(60), end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
         return turns
 
     # Footprint
@@ -394,7 +397,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(plan)
     Cgroups.enter(bench.cgroups.host)
-    result = {"plan": plan, "verified": "no daemon measured", "footprint": {}, "turns": []}
+    result = {"plan": plan, "verified": "no daemon measured", "footprint": {}, "turns": [],
+              "load": [round(os.getloadavg()[0], 1)]}
     try:
         bench.start_origin()
         for name in plan["agents"]:
@@ -405,7 +409,7 @@ def main():
         if plan["footprint"]:
             result["footprint"] = {name: bench.footprint(name) for name in plan["agents"]}
         result["turns"] = bench.run_turns()
-        result["load"] = " ".join(f"{x:.1f}" for x in os.getloadavg())
+        result["load"].append(round(os.getloadavg()[0], 1))
         pathlib.Path(plan["result"]).write_text(json.dumps(result))
     except Failed as e:
         print(f"inside: {e}", file=sys.stderr)
