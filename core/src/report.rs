@@ -304,6 +304,16 @@ mod tests {
     }
 
     #[test]
+    fn a_denied_request_is_audited_once_px104() {
+        let peer = peer(b"/usr/bin/curl");
+        let normal = summary(&peer, Details::Denied);
+        assert!(normal.is_audited());
+        assert!(!Summary { kind: RecordKind::Failed, ..normal }.is_audited());
+        // PX-24 is told as failed only.
+        assert!(Summary { kind: RecordKind::Failed, details: Details::NoClaims, ..normal }.is_audited());
+    }
+
+    #[test]
     fn without_identity_i19() {
         let mut out = Vec::new();
         write_summary(&mut out, &Summary { status: Status::MISDIRECTED, ..summary(&Peer::Unknown, Details::NoRecord) });

@@ -51,6 +51,9 @@ impl Records {
         if let Some(text) = report::audit_notice(summary) {
             log::info!(target: CONNECTION, "{text}");
         }
+        if !summary.is_audited() {
+            return Written::Done;
+        }
         let first = inner.buffer.is_empty();
         report::write_audit(&mut inner.buffer, summary, now.wall);
         inner.buffer.push(b'\n');
