@@ -444,8 +444,6 @@ impl ProxyConn {
         // Half of a request must not look complete to the host.
         self.unlink(How::Abort);
         self.client.drop_ready();
-        let unread = !matches!(request.body, StreamBody::Done);
-        let after = if unread { After::Linger } else { After::Close };
         self.record.status = status;
         self.record.details = Details::HostFailed(why);
         if status.0 == 408 {
@@ -454,7 +452,7 @@ impl ProxyConn {
         if request.query.is_none() {
             self.report(cx.now.mono, RecordKind::Normal);
         }
-        self.reply(cx, &Reply::empty(status, true), request.head.version, request.answers_head, after);
+        self.reply(cx, &Reply::empty(status, true), request.head.version, request.answers_head, After::Linger);
     }
 
     /// A response has begun and cannot be completed: the client must not take it for complete (PX-80).

@@ -106,9 +106,9 @@ enum State {
 enum After {
     /// The next request.
     Keep,
-    /// Close; there is nothing unread that could turn the close into a reset.
+    /// Close: the caller announced that it sends nothing more, or the response said so.
     Close,
-    /// Close, but wait for the client: it may still be sending.
+    /// Close after a refusal, but wait for the client: it may be sending a body or further requests.
     Linger,
 }
 
@@ -554,7 +554,7 @@ impl ProxyConn {
                 self.reply(cx, &reply, version, answers_head, after);
             }
             LocalReply::Unavailable => {
-                self.reply(cx, &Reply::empty(Status::INTERNAL, true), version, answers_head, After::Close);
+                self.reply(cx, &Reply::empty(Status::INTERNAL, true), version, answers_head, After::Linger);
             }
         }
     }

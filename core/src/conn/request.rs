@@ -145,8 +145,9 @@ impl ProxyConn {
             let reply = Reply::text(Status::CONTENT_TOO_LARGE, "length limit exceeded", false);
             return self.refuse(cx, version, answers_head, &reply, Details::Text("length limit exceeded"), After::Linger);
         }
-        // An unread body would turn our close into a reset that destroys the answer.
-        let after = if head.body.is_empty() { After::Close } else { After::Linger };
+        // An unread body, or further requests that the caller has sent already, would turn our close into a reset that destroys
+        // the answer.
+        let after = After::Linger;
         if !allowed {
             let mut reply = Reply::text(Status::METHOD_NOT_ALLOWED, "Method Not Allowed", true);
             reply.allow = Some(ALLOW);
