@@ -2,6 +2,8 @@
 
 use azure_proxy_agent_core::time::{Mono, Now, Wall};
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Both clocks, now: `CLOCK_BOOTTIME` (keeps counting while the machine sleeps, W-73) and `CLOCK_REALTIME`.
 #[must_use]
@@ -22,22 +24,23 @@ pub fn wall() -> Wall {
 }
 
 /// The clock that connections use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum Clock {
     /// The machine's clocks.
     #[default]
     System,
-    /// A wall clock that stands still, for replays: dates and signatures are then the fixture's.
-    Frozen(Wall),
+    /// A wall clock that stands still until somebody sets it (nanoseconds since 1970), for replays: dates and signatures are then the
+    /// fixture's.
+    Frozen(Arc<AtomicU64>),
 }
 
 impl Clock {
     /// Both clocks, now.
     #[must_use]
-    pub fn now(self) -> Now {
+    pub fn now(&self) -> Now {
         match self {
             Self::System => now(),
-            Self::Frozen(wall) => Now { mono: mono(), wall },
+            Self::Frozen(wall) => Now { mono: mono(), wall: Wall(wall.load(Ordering::Acquire)) },
         }
     }
 }

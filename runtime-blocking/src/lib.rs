@@ -20,6 +20,8 @@ pub mod policy_cell;
 pub mod pump;
 pub mod records;
 mod redirection;
+#[cfg(feature = "replay")]
+pub mod replay;
 pub mod serve;
 mod signals;
 pub mod start;

@@ -97,6 +97,8 @@ impl Pump {
         for _ in 0..ROUNDS {
             while let Some(effect) = self.conn.poll_effect(cx) {
                 if let Some(next) = self.carry_out(effect, client, report) {
+                    // What there is to say does not wait for an answer: an interim response (PX-78) goes out before the connect.
+                    self.write(cx, Side::Client, client);
                     return next;
                 }
             }
