@@ -6,12 +6,17 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is the report")]
 
+pub(crate) mod corpus;
+pub(crate) mod process;
+pub(crate) mod wire;
+
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::{Agent, AgentOptions, HostOptions, Record, Sandbox, Server, User};
 use serde_json::Value;
 
@@ -97,6 +102,7 @@ impl World {
     /// A world whose host or agent is started otherwise.
     pub(crate) fn with(runtime: Runtime, host: HostOptions, change: impl FnOnce(AgentOptions) -> AgentOptions) -> Self {
         let binary = runtime.binary();
+        raise_descriptor_limit();
         let sandbox = Sandbox::enter().unwrap_or_else(|e| panic!("these tests need root, cgroup2 and eBPF: {e}"));
         let host = sandbox.start_host(host).unwrap_or_else(|e| panic!("the simulated host does not start: {e}"));
         let agent = sandbox.start_agent(&change(AgentOptions::new(binary))).unwrap_or_else(|e| panic!("{e}"));
@@ -178,6 +184,17 @@ pub(crate) fn until<T>(patience: Duration, mut condition: impl FnMut() -> Option
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Says what a test leaves out here. Not with `println!`: the output of a test that passes is swallowed.
+pub(crate) fn not_run(what: &str) {
+    let _ = writeln!(io::stderr(), "not run: {what}");
+}
+
+/// The host runs in this process, and tests run side by side: a burst needs more descriptors than the usual 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("raising the soft limit to the hard one");
 }
 
 /// Root, as the sandbox's owner is.

@@ -1,0 +1,53 @@
+//! What a running process uses, from `/proc`.
+
+use std::collections::HashSet;
+use std::fs;
+
+/// A look at a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// Open descriptors.
+    pub(crate) descriptors: usize,
+    /// Resident memory now, in KiB.
+    pub(crate) resident: u64,
+    /// The most it ever was, or since [`forget_peak`], in KiB.
+    pub(crate) peak: u64,
+}
+
+/// What process `pid` uses now.
+pub(crate) fn usage(pid: u32) -> Usage {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let field = |name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count();
+    Usage { descriptors, resident: field("VmRSS:"), peak: field("VmHWM:") }
+}
+
+/// Lets [`Usage::peak`] begin anew (proc_pid_clear_refs(5)).
+pub(crate) fn forget_peak(pid: u32) {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("clear_refs is writable");
+}
+
+/// The local addresses on which process `pid` listens with TCP, as `/proc/net/tcp` and `tcp6` write them.
+pub(crate) fn listeners(pid: u32) -> Vec<String> {
+    let sockets: HashSet<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the process runs")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = columns[..]
+                && sockets.contains(inode)
+            {
+                found.push(local.to_owned());
+            }
+        }
+    }
+    found
+}
