@@ -2,6 +2,7 @@
 CARGO ?= cargo
 AGENT ?= smol
 TIME ?= 0
+BENCH ?=
 
 # core's fixture player is a feature that no daemon has.
 TEST_FEATURES = azure-proxy-agent-core/replay
@@ -26,9 +27,10 @@ test: root ## Every test: unit, fixtures, simulation, kernel, end to end (root)
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --features $(TEST_FEATURES)
 
-bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root)
+bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root); BENCH=--quick for a short one
 	@.ci/install build bench
-	testdata/bench/bench
+	$(CARGO) build --release --locked -p runtime-smol -p runtime-blocking -p sandbox --bins
+	testdata/bench/bench $(BENCH)
 
 lint: ## Format and clippy
 	$(CARGO) fmt --all --check

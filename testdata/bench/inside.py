@@ -394,7 +394,8 @@ def map_bytes(map_id):
 def main():
     plan = json.loads(pathlib.Path(sys.argv[1]).read_text())
     assert_private()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in [signal.SIGTERM, signal.SIGINT]:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     bench = Bench(plan)
     Cgroups.enter(bench.cgroups.host)
     result = {"plan": plan, "verified": "no daemon measured", "footprint": {}, "turns": [],
