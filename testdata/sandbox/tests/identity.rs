@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sandbox::User;
-use serde_json::Value;
-use support::{Runtime, World, on_both_runtimes, root, text, until};
+use sandbox::{HostOptions, User};
+use serde_json::{Value, json};
+use support::{Runtime, World, not_run, on_both_runtimes, root, text, until};
 
 on_both_runtimes!(
     elevated_is_the_real_user_id_zero_and_nothing_else,
@@ -25,6 +25,7 @@ on_both_runtimes!(
     a_burst_of_512_connections_is_served_whole,
     a_caller_that_is_gone_keeps_its_user_and_loses_its_path,
     a_caller_that_became_another_program_is_not_taken_for_that,
+    becoming_a_trusted_program_opens_nothing,
     a_thread_is_its_process,
     an_explicit_source_port,
     an_ipv4_mapped_address,
@@ -146,7 +147,7 @@ fn assert_audited_once_each(mut world: World) {
 fn root_of_a_user_namespace_is_not_elevated(world: &World) {
     let unshare = |command: &[&str]| world.client(&nobody(), "unshare").arg("-Ur").args(command).output().unwrap();
     if !unshare(&["true"]).status.success() {
-        println!("not run: root in a user namespace (ordinary users may not make one here)");
+        not_run("root in a user namespace (ordinary users may not make one here)");
         return;
     }
     let target = wireserver("namespace-root");
@@ -295,22 +296,57 @@ fn a_caller_that_is_gone_keeps_its_user_and_loses_its_path(runtime: Runtime) {
 /// I-29: the path is unknown, and never that of the program which has the process now.
 fn a_caller_that_became_another_program_is_not_taken_for_that(runtime: Runtime) {
     let world = World::start(runtime);
-    let cat = real("/bin/cat");
     for (user, name) in [(root(), "exec-root"), (nobody(), "exec")] {
-        let stopped = Stopped::new(&world);
         let target = imds(name);
-        let child = caller(&world, &user, "execute", &target, &["/bin/cat"]).spawn().unwrap();
-        let pid = child.id();
-        world.wait("the caller runs cat", || {
-            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.as_os_str() == cat.as_str()).then_some(())
-        });
-        drop(stopped);
-        let answer = text(&child.wait_with_output().unwrap());
+        let (answer, pid) = ask_and_become_cat(&world, &user, &target);
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         let line = assert_attributed(&world, &target, user.uid, &pid.into());
         assert_pathless(&line);
         assert!(!line.to_string().contains("cat"), "nothing of the later program: {line:#}");
     }
+}
+
+/// I-29, R-33: a rule for a program lets that program pass, and nobody who put it on afterwards.
+fn becoming_a_trusted_program_opens_nothing(runtime: Runtime) {
+    let trusted = [real("/usr/bin/curl"), real("/bin/cat")].map(|path| json!({"name": path, "exePath": path}));
+    let names: Vec<&Value> = trusted.iter().map(|identity| &identity["name"]).collect();
+    let rules = json!({
+        "privileges": [{"name": "all", "path": "/"}], "roles": [{"name": "trusted", "privileges": ["all"]}],
+        "identities": trusted, "roleAssignments": [{"role": "trusted", "identities": names}],
+    });
+    let document = |id: &str| json!({"defaultAccess": "deny", "mode": "enforce", "id": id, "rules": rules});
+    let rules = json!({"imds": document("i"), "wireserver": document("w"), "hostga": document("h")});
+    let world = World::with(runtime, HostOptions { rules: Some(rules), ..HostOptions::default() }, |options| options);
+
+    let allowed = imds("trusted");
+    let mut curl = world.client(&nobody(), "curl");
+    curl.args(["-sS", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Metadata: true"]);
+    let output = curl.arg(format!("http://169.254.169.254{allowed}")).output().unwrap();
+    assert_eq!(text(&output), "200");
+    assert_eq!(call(&world, &nobody(), "plain", &imds("untrusted"), &[])["status"], 403);
+
+    for user in [root(), nobody()] {
+        let target = imds(&format!("disguised-{}", user.uid));
+        let (answer, pid) = ask_and_become_cat(&world, &user, &target);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert_eq!(world.seen_for(&target), None);
+        let line = world.audit_for(&target);
+        assert_eq!((&line["decision"], &line["processId"]), (&"deny".into(), &pid.into()), "{line:#}");
+        assert_pathless(&line);
+    }
+}
+
+/// The answer, as cat read it, and the process id.
+fn ask_and_become_cat(world: &World, user: &User, target: &str) -> (String, u32) {
+    let cat = real("/bin/cat");
+    let stopped = Stopped::new(world);
+    let child = caller(world, user, "execute", target, &["/bin/cat"]).spawn().unwrap();
+    let pid = child.id();
+    world.wait("the caller runs cat", || {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.as_os_str() == cat.as_str()).then_some(())
+    });
+    drop(stopped);
+    (text(&child.wait_with_output().unwrap()), pid)
 }
 
 /// I-06: the process (thread group) id, whichever thread connects.
@@ -375,9 +411,9 @@ fn io_uring(runtime: Runtime) {
     compiler.args(["-O1", "-Wall", "-Werror", "-o"]).arg(&program).arg(&source).arg("-luring");
     match compiler.output() {
         Ok(output) if output.status.success() => {}
-        Ok(output) if text(&output).contains("liburing") => return println!("not run: io_uring (liburing-dev is not installed)"),
+        Ok(output) if text(&output).contains("liburing") => return not_run("io_uring (liburing-dev is not installed)"),
         Ok(output) => panic!("{}", text(&output)),
-        Err(e) => return println!("not run: io_uring (gcc: {e})"),
+        Err(e) => return not_run(&format!("io_uring (gcc: {e})")),
     }
     let path = program.to_str().unwrap();
     for (user, target, how, status) in [
@@ -391,7 +427,7 @@ fn io_uring(runtime: Runtime) {
         let pid = child.id();
         let output = child.wait_with_output().unwrap();
         if output.status.code() == Some(77) {
-            return println!("not run: io_uring (this kernel refuses it)");
+            return not_run("io_uring (this kernel refuses it)");
         }
         assert!(text(&output).starts_with(&format!("HTTP/1.1 {status}\r\n")), "{:?}: {}", output.status, text(&output));
         if status.starts_with("200") {
@@ -436,7 +472,7 @@ fn getpeername_tells_the_address_that_was_asked_for(runtime: Runtime) {
         ("six", imds("peer-six"), "::ffff:169.254.169.254"),
     ] {
         let seen = call(&world, &root(), how, &target, &[]);
-        assert_eq!((&seen["status"], &seen["peer"]), (&200.into(), &serde_json::json!([peer, 80])), "{how}");
+        assert_eq!((&seen["status"], &seen["peer"]), (&200.into(), &json!([peer, 80])), "{how}");
         assert_eq!(world.audit_for(&target)["clientIp"], "127.0.0.1", "though it went through the agent");
     }
 }

@@ -188,7 +188,8 @@ pub(crate) fn until<T>(patience: Duration, mut condition: impl FnMut() -> Option
 
 /// Says what a test leaves out here. Not with `println!`: the output of a test that passes is swallowed.
 pub(crate) fn not_run(what: &str) {
-    let _ = writeln!(io::stderr(), "not run: {what}");
+    // In one piece, and on a line of its own, though tests run side by side.
+    let _ = io::stderr().write_all(format!("\nnot run: {what}\n").as_bytes());
 }
 
 /// The host runs in this process, and tests run side by side: a burst needs more descriptors than the usual 1024.
