@@ -136,7 +136,7 @@ impl Driver {
             Side::Client => Ok(self.client.clone()),
             Side::Upstream => {
                 let connected = self.connected;
-                let made = |s: &mut State| (s.hosts.len() >= connected).then(|| s.hosts.last().cloned());
+                let made = |s: &mut State| (s.hosts.len() >= connected).then(|| s.hosts.last().cloned().flatten());
                 self.stage.wait(made).ok_or_else(|| "there is no connection to the host".to_owned())
             }
         }
@@ -158,7 +158,11 @@ impl Driver {
         self.stage.change(|s| s.received(whose, |r| r.end = Some(End::Own)));
         match side {
             Side::Client => self.client = None,
-            Side::Upstream => self.stage.change(|s| drop(s.hosts.pop())),
+            Side::Upstream => self.stage.change(|s| {
+                if let Some(host) = s.hosts.last_mut() {
+                    *host = None;
+                }
+            }),
         }
         drop(socket);
         Ok(())

@@ -34,8 +34,8 @@ pub(super) struct State {
     pub(super) connects: VecDeque<Result<(), ConnectError>>,
     /// Who waits for the answers to `ask`.
     pub(super) asking: VecDeque<Box<dyn FnOnce(LocalReply) + Send>>,
-    /// The host's ends of the connections that were made.
-    pub(super) hosts: Vec<Arc<TcpStream>>,
+    /// The host's ends of the connections that were made; `None` once the host has reset one.
+    pub(super) hosts: Vec<Option<Arc<TcpStream>>>,
     /// Kept for as long as the story lasts.
     pub(super) kept: Vec<TcpStream>,
     /// Where in `upstream` the newest of `hosts` is.
@@ -143,7 +143,7 @@ impl State {
     pub(super) fn give_up(&mut self) {
         self.over = true;
         self.asking.clear();
-        for host in self.hosts.drain(..) {
+        for host in self.hosts.drain(..).flatten() {
             // It may have ended long ago.
             let _ = host.shutdown(Shutdown::Both);
         }

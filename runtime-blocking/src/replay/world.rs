@@ -41,7 +41,7 @@ impl ReplayWorld {
         let host = Arc::new(host);
         drop(self.stage.read(Whose::Host(index), Arc::clone(&host)));
         self.stage.change(|s| {
-            s.hosts.push(host);
+            s.hosts.push(Some(host));
             s.host = index;
         });
         Ok(socket)
