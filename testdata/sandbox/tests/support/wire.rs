@@ -213,7 +213,7 @@ impl Wire {
         }
         if answer.values("transfer-encoding") == ["chunked"] {
             (answer.body, answer.trailers) = self.chunks()?;
-        } else if let [length] = answer.values("content-length")[..] {
+        } else if let Some(length) = answer.length() {
             answer.body = self.take(length.parse().map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?)?;
         } else {
             loop {
@@ -318,6 +318,13 @@ impl Answer {
     /// All values of a field.
     pub(crate) fn values(&self, name: &str) -> Vec<&str> {
         self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
+    }
+
+    /// The one value of `Content-Length`, which may have been said twice.
+    fn length(&self) -> Option<&str> {
+        let all = self.values("content-length");
+        assert!(all.iter().all(|l| *l == all[0]), "{all:?}");
+        all.first().copied()
     }
 
     /// Whether it carries the marker of the host's responses (W-69), once and with the value that it must have.
