@@ -183,14 +183,16 @@ impl HeadScan {
         if text.starts_with(b"PRI * HTTP/2.0\r\n") {
             return Err(HeadError::Http2Preface);
         }
-        let text = text.get(..limits.target + REQUEST_LINE_EXTRA).unwrap_or(text);
-        let mut words = text.split(|b| *b == b' ');
+        let beginning = text.get(..limits.target + REQUEST_LINE_EXTRA).unwrap_or(text);
+        let mut words = beginning.split(|b| *b == b' ');
         let method = words.next().unwrap_or_default();
         let target = words.next().unwrap_or_default();
         if target.len() > limits.target {
             return Err(HeadError::TargetTooLong);
         }
-        if matches!(line, Line::Partial(_)) || method.len() > REQUEST_LINE_EXTRA / 2 {
+        // Without its LF this line would have been too long already, had it come in pieces.
+        let too_long = matches!(line, Line::Partial(_)) || text.len() > limits.target + REQUEST_LINE_EXTRA + 1;
+        if too_long || method.len() > REQUEST_LINE_EXTRA / 2 {
             return Err(HeadError::Malformed);
         }
         Ok(())
@@ -292,6 +294,18 @@ mod tests {
             }
         }
         assert_eq!(scan_split(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest", 0), Ok(Scanned::Complete(27)));
+    }
+
+    #[test]
+    fn a_long_line_behind_a_short_target_is_refused_however_it_comes() {
+        let most = Limits::DEFAULT.target + REQUEST_LINE_EXTRA;
+        for length in [most - 1, most, most + 1, most + 2, most + 50] {
+            let line = [b"GET / HTTP/1.1".as_slice(), &vec![b'x'; length - 16], b"\r\n"].concat();
+            let whole = scan_split(&line, 0);
+            for at in [1, 20, most, most + 1, length - 1] {
+                assert_eq!(scan_split(&line, at.min(length)), whole, "line of {length} cut at {at}");
+            }
+        }
     }
 
     #[test]
