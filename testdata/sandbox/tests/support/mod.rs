@@ -73,10 +73,10 @@ pub(crate) fn target_directory() -> PathBuf {
 macro_rules! on_both_runtimes {
     ($($(#[$attribute:meta])* $name:ident),+ $(,)?) => {
         mod smol {
-            $($(#[$attribute])* #[test] fn $name() { super::$name(super::support::Runtime::Smol); })+
+            $($(#[$attribute])* #[test] fn $name() { super::$name(crate::support::Runtime::Smol); })+
         }
         mod blocking {
-            $($(#[$attribute])* #[test] fn $name() { super::$name(super::support::Runtime::Blocking); })+
+            $($(#[$attribute])* #[test] fn $name() { super::$name(crate::support::Runtime::Blocking); })+
         }
     };
 }
