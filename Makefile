@@ -4,8 +4,8 @@ AGENT ?= smol
 TIME ?= 0
 BENCH ?=
 
-# core's fixture player is a feature that no daemon has.
-TEST_FEATURES = azure-proxy-agent-core/replay
+# The players of fixtures are features that no daemon has.
+TEST_FEATURES = azure-proxy-agent-core/replay,runtime-blocking/replay,runtime-smol/replay
 
 .PHONY: help setup build demo test bench lint doc fuzz ci clean root
 
@@ -24,8 +24,10 @@ demo: ## The agent at work, with real eBPF and a simulated Azure host (root); AG
 
 test: root ## Every test: unit, fixtures, simulation, kernel, end to end (root)
 	@.ci/install build demo test
+	$(CARGO) test --workspace --exclude sandbox --locked --features $(TEST_FEATURES)
+	@# End to end, with the daemons as they are: built after the line above, which makes others in the same place.
 	$(CARGO) build --workspace --locked
-	$(CARGO) test --workspace --locked --features $(TEST_FEATURES)
+	$(CARGO) test -p sandbox --locked
 
 bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root); BENCH=--quick for a short one
 	@.ci/install build bench
