@@ -486,9 +486,9 @@ fn forged_headers_never_reach_the_host(runtime: Runtime) {
     }];
     for repetitions in 1..=3 {
         let mut forged = String::new();
-        for n in 0..repetitions {
+        for (n, in_case) in cases.iter().take(repetitions).enumerate() {
             for name in NAMES {
-                let name = cases[n](name);
+                let name = in_case(name);
                 write!(forged, "{name}: {{ \"isRoot\": \"true\"}}\r\n{name}:\r\nX-Between: {n}\r\n").unwrap();
             }
         }
