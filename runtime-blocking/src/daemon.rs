@@ -173,15 +173,15 @@ impl Drop for Place {
 }
 
 /// Counts a connection as busy while a request is under way.
-pub struct Busy<'a> {
-    daemon: &'a Daemon,
+pub struct Busy {
+    daemon: Arc<Daemon>,
     busy: bool,
 }
 
-impl<'a> Busy<'a> {
+impl Busy {
     /// Not busy yet.
     #[must_use]
-    pub const fn new(daemon: &'a Daemon) -> Self {
+    pub const fn new(daemon: Arc<Daemon>) -> Self {
         Self { daemon, busy: false }
     }
 
@@ -198,7 +198,7 @@ impl<'a> Busy<'a> {
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.set(false);
     }

@@ -17,6 +17,7 @@ pub mod logging;
 pub mod machine;
 mod memory;
 pub mod policy_cell;
+pub mod poller;
 pub mod pump;
 pub mod records;
 mod redirection;

@@ -1,10 +1,9 @@
-//! `azure-proxy-agent-minimal`: the agent on blocking threads, for images where every megabyte counts.
+//! `azure-proxy-agent-minimal`: the agent on threads, for images where every megabyte counts.
 
 #![forbid(unsafe_code)]
 
 use runtime_blocking::serve::{ChannelMailbox, accept_loop, run_agent};
 use runtime_blocking::start::{self, Start};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::{io, thread};
@@ -21,7 +20,7 @@ fn run(start: Start) -> io::Result<()> {
     let agent = thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared.0, shared.1, config, &inbox))?;
     start.console();
     if let Some(listener) = start.listen(&daemon, &machine) {
-        accept_loop(&daemon, &listener, start.stop.as_fd())?;
+        accept_loop(&daemon, listener, &start.stop, start::DRAIN)?;
     }
     start::drain(&daemon, &machine);
     agent.join().map_err(|_| io::Error::other("the agent loop panicked"))

@@ -169,3 +169,19 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_cover_everything_in_order() {
+        for total in [0, 1, 7, Writes::LONG, Writes::LONG + 1, 1_000_000] {
+            assert_eq!(Writes::Whole.lengths(total).sum::<usize>(), total);
+            let cut: Vec<usize> = Writes::Bytewise.lengths(total).collect();
+            assert_eq!(cut.iter().sum::<usize>(), total);
+            let ends = if total > Writes::LONG { Writes::ENDS } else { total };
+            assert!(cut.iter().take(ends).chain(cut.iter().rev().take(ends)).all(|n| *n == 1), "{total}");
+        }
+    }
+}

@@ -1,21 +1,34 @@
-//! The daemon on threads: one accepts, each connection has a worker of its own while it lasts.
+//! The daemon on threads: this one serves all connections; what blocks (callers' processes and accounts) has threads of its own.
 
 use crate::agent_loop::{AgentLoop, Job, Spawn};
-use crate::daemon::{Accepted, Busy, Daemon, Mailbox, Message};
+use crate::daemon::{Accepted, Busy, Daemon, Mailbox, Message, Place};
 use crate::machine::Machine;
+use crate::policy_cell::PolicyView;
+use crate::poller::{Events, Notify, Poller, Readiness};
 use crate::pump::{Next, Pump, Ready, set_abort};
 use crate::workers::Workers;
-use crate::{clock, dial, listener, wait};
+use crate::{clock, dial, listener, workers};
 use azure_proxy_agent_core::agent::AgentConfig;
 use azure_proxy_agent_core::conn::{ProxyConn, Summary};
-use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply};
-use polling::{Event, Events, PollMode, Poller};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, Interest, LocalQuery, LocalReply, Wants};
+use azure_proxy_agent_core::identity::{KernelRecord, Peer};
+use azure_proxy_agent_core::time::Mono;
+use std::collections::BTreeSet;
 use std::io;
+use std::mem;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Wake;
 use std::time::Duration;
+
+/// Most threads that look callers up at a time. More would only wait for each other.
+const LOOKUPS: usize = 8;
+const LISTENER: u64 = u64::MAX - 1;
+const STOP: u64 = u64::MAX - 2;
+const READ: Wants = Wants { read: true, write: false };
+const WRITE: Wants = Wants { read: false, write: true };
 
 /// A mailbox on a channel of the standard library.
 pub struct ChannelMailbox(Mutex<Sender<Message>>);
@@ -42,7 +55,7 @@ pub struct Threads;
 
 impl Spawn for Threads {
     fn spawn(&self, job: Job) {
-        if let Err(e) = std::thread::Builder::new().name("job".into()).stack_size(crate::workers::STACK).spawn(job) {
+        if let Err(e) = std::thread::Builder::new().name("job".into()).stack_size(workers::STACK).spawn(job) {
             log::error!("A thread could not be started: {e}");
         }
     }
@@ -67,154 +80,399 @@ pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig
     }
 }
 
-/// Accepts until `stop` is readable. The workers end with their connections.
+/// Accepts and serves until `stop` is readable; then requests under way get until `grace` is over (FS-101).
 ///
 /// # Errors
 /// The poller could not be made: nothing was accepted.
-pub fn accept_loop(daemon: &Arc<Daemon>, listener: &TcpListener, stop: BorrowedFd<'_>) -> io::Result<()> {
-    const LISTENER: usize = 0;
-    const STOP: usize = 1;
-    let poller = Poller::new()?;
-    let registered = [(listener.as_raw_fd(), LISTENER), (stop.as_raw_fd(), STOP)];
-    let registration = Registration::new(&poller, &registered)?;
-    let workers = Workers::new(daemon.limits.connections);
-    let mut events = Events::new();
-    loop {
-        events.clear();
-        if let Err(e) = poller.wait(&mut events, None)
-            && e.kind() != io::ErrorKind::Interrupted
-        {
-            log::error!("Waiting for connections failed: {e}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        if events.iter().any(|e| e.key == STOP) {
-            drop(registration);
-            return Ok(());
-        }
-        accept_all(daemon, listener, &workers);
+pub fn accept_loop(daemon: &Arc<Daemon>, listener: TcpListener, stop: impl AsFd, grace: Duration) -> io::Result<()> {
+    let mut server = Server::new(Arc::clone(daemon))?;
+    server.poller.add(&listener, LISTENER, READ)?;
+    server.poller.add(&stop, STOP, READ)?;
+    server.run(Some(listener), grace);
+    server.poller.delete(&stop);
+    Ok(())
+}
+
+/// Serves one connection on this thread, for replays.
+///
+/// # Errors
+/// Out of descriptors.
+pub fn serve_one(daemon: Arc<Daemon>, accepted: Accepted) -> io::Result<()> {
+    let mut server = Server::new(daemon)?;
+    server.add(accepted);
+    server.run(None, Duration::ZERO);
+    Ok(())
+}
+
+/// All connections of this thread.
+struct Server {
+    daemon: Arc<Daemon>,
+    poller: Poller,
+    lookups: Workers,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    timers: BTreeSet<(Mono, usize)>,
+    answers: Arc<Answers>,
+    view: PolicyView,
+}
+
+/// A place for a connection.
+#[derive(Default)]
+struct Slot {
+    /// Grows when the slot is given to another connection: what was meant for the former finds nobody.
+    generation: u32,
+    conn: Option<Box<Conn>>,
+}
+
+/// A connection with its sockets.
+struct Conn {
+    pump: Pump,
+    client: TcpStream,
+    upstream: Option<TcpStream>,
+    record: Option<KernelRecord>,
+    busy: Busy,
+    awaits: Awaits,
+    timer: Option<Mono>,
+    /// What the poller was told of each socket; `None`: it does not know it.
+    watched: (Option<Wants>, Option<Wants>),
+    /// Given back last: what is counted as free is free.
+    _place: Place,
+}
+
+/// What a connection needs before its next turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    /// Readiness of its sockets.
+    Sockets,
+    /// An answer from another thread.
+    Answer,
+    /// The connection to the host.
+    Connect,
+}
+
+/// Answers from other threads.
+struct Answers {
+    waiting: Mutex<Vec<(usize, u32, ConnAnswer)>>,
+    notify: Arc<Notify>,
+}
+
+impl Answers {
+    fn give(&self, key: usize, generation: u32, answer: ConnAnswer) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push((key, generation, answer));
+        self.notify.wake_by_ref();
+    }
+
+    fn take(&self) -> Vec<(usize, u32, ConnAnswer)> {
+        mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn accept_all(daemon: &Arc<Daemon>, listener: &TcpListener, workers: &Workers) {
-    loop {
-        match listener::accept(listener) {
-            Ok((stream, client)) => {
-                if let Some(accepted) = daemon.admit(stream, client) {
-                    let daemon = Arc::clone(daemon);
-                    workers.run(Box::new(move || serve(&daemon, accepted)));
-                }
+/// One of the two sockets of a slot's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Client = 0,
+    Upstream = 1,
+}
+
+const fn token(key: usize, generation: u32, socket: Socket) -> u64 {
+    (generation as u64) << 32 | (key as u64) << 1 | socket as u64
+}
+
+impl Server {
+    fn new(daemon: Arc<Daemon>) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let answers = Arc::new(Answers { waiting: Mutex::default(), notify: Arc::clone(poller.notify()) });
+        let view = daemon.policy.view();
+        let lookups = Workers::new(LOOKUPS);
+        Ok(Self { daemon, poller, lookups, slots: Vec::new(), free: Vec::new(), timers: BTreeSet::new(), answers, view })
+    }
+
+    /// Serves until there is nothing left to serve.
+    fn run(&mut self, mut listener: Option<TcpListener>, grace: Duration) {
+        let mut events = Events::default();
+        let mut end = None;
+        while listener.is_some() || (self.slots.len() > self.free.len() && end.is_none_or(|end| clock::mono() < end)) {
+            let timer = self.timers.first().map(|(at, _)| *at);
+            self.poller.wait(&mut events, timer.into_iter().chain(end).min());
+            self.poller.notify().reset();
+            for (key, generation, answer) in self.answers.take() {
+                self.answered(key, generation, answer);
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-            Err(e) => {
-                // PX-04. Out of descriptors: give those who have one the time to finish.
-                log::warn!("A connection could not be accepted: {e}");
-                std::thread::sleep(Duration::from_millis(50));
-                return;
-            }
-        }
-    }
-}
-
-/// Descriptors registered with a poller for as long as this lives.
-struct Registration<'a> {
-    poller: &'a Poller,
-    fds: &'a [(i32, usize)],
-}
-
-impl<'a> Registration<'a> {
-    #[expect(unsafe_code, reason = "the registration must not outlive the descriptors; this guard sees to it")]
-    fn new(poller: &'a Poller, fds: &'a [(i32, usize)]) -> io::Result<Self> {
-        let this = Self { poller, fds };
-        for (fd, key) in fds {
-            // SAFETY: the descriptors are borrowed by the caller for as long as this guard lives, and its drop removes them.
-            unsafe { poller.add_with_mode(*fd, Event::readable(*key), PollMode::Level) }?;
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for Registration<'_> {
-    #[expect(unsafe_code, reason = "see new")]
-    fn drop(&mut self) {
-        for (fd, _) in self.fds {
-            // SAFETY: the descriptor is still open (see new); it is only used to delete its registration.
-            let _ = self.poller.delete(unsafe { BorrowedFd::borrow_raw(*fd) });
-        }
-    }
-}
-
-/// One connection, from accept to close.
-pub fn serve(daemon: &Daemon, accepted: Accepted) {
-    let Accepted { stream: client, client: address, number, record, place } = accepted;
-    let mut view = daemon.policy.view();
-    let mut busy = Busy::new(daemon);
-    let mut upstream: Option<TcpStream> = None;
-    let mut ready = Ready::default();
-    macro_rules! cx {
-        ($now:expr) => {
-            Cx { now: $now, policy: view.refresh(&daemon.policy), requests: &daemon.requests }
-        };
-    }
-    let mut pump = Pump::new(ProxyConn::new(cx!(daemon.clock.now()), number, address, daemon.limits));
-    loop {
-        let now = daemon.clock.now();
-        if daemon.is_draining() {
-            pump.drain();
-        }
-        let mut report = |summary: &Summary<'_>| daemon.world.record(now, summary);
-        let next = pump.turn(cx!(now), &client, upstream.as_ref(), std::mem::take(&mut ready), &mut report);
-        match next {
-            Next::Identify => {
-                let peer = daemon.identify(record.as_ref());
-                pump.answer(cx!(daemon.clock.now()), ConnAnswer::Identified(peer));
-                // Most clients have sent their request by now.
-                ready.client = true;
-            }
-            Next::Connect(to) => {
-                upstream = None;
-                let answer = match connect(daemon, to) {
-                    Ok(socket) => {
-                        upstream = Some(socket);
-                        ConnAnswer::Connected
+            for (token, ready) in events.iter() {
+                match token {
+                    LISTENER => listener.iter().for_each(|listener| self.accept(listener)),
+                    STOP if listener.is_some() => {
+                        listener = None;
+                        end = Some(clock::mono() + grace);
+                        self.drain();
                     }
-                    Err(error) => ConnAnswer::ConnectFailed(error),
-                };
-                pump.answer(cx!(daemon.clock.now()), answer);
-            }
-            Next::Ask(query) => {
-                let reply = ask(daemon, query);
-                pump.answer(cx!(daemon.clock.now()), ConnAnswer::Reply(reply));
-            }
-            Next::Unlink { abort } => {
-                if let Some(socket) = upstream.take().filter(|_| abort) {
-                    set_abort(&socket);
+                    STOP => {}
+                    token => self.socket_ready(token, ready),
                 }
             }
-            Next::Wait => {
-                busy.set(pump.is_busy());
-                let deadline = pump.deadline().map(|d| d.at);
-                ready = wait::wait(pump.interest(), &client, upstream.as_ref(), deadline);
-            }
-            Next::Done => break,
+            self.fire_timers();
         }
     }
-    // The sockets go before the place does: what is counted as free is free.
-    drop((client, upstream));
-    drop(place);
-}
 
-fn connect(daemon: &Daemon, to: SocketAddrV4) -> Result<TcpStream, ConnectError> {
-    let socket = daemon.world.dial(to)?;
-    if !wait::wait_writable(&socket, daemon.limits.connect_timeout) {
-        return Err(ConnectError::TimedOut);
+    fn accept(&mut self, listener: &TcpListener) {
+        loop {
+            match listener::accept(listener) {
+                Ok((stream, client)) => {
+                    if let Some(accepted) = self.daemon.admit(stream, client) {
+                        self.add(accepted);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    // PX-04. Out of descriptors: the connections that there are go on, and may give some back.
+                    log::warn!("A connection could not be accepted: {e}");
+                    std::thread::sleep(Duration::from_millis(10));
+                    return;
+                }
+            }
+        }
     }
-    dial::outcome(&socket)?;
-    Ok(socket)
+
+    fn add(&mut self, accepted: Accepted) {
+        let Accepted { stream: client, client: address, number, record, place } = accepted;
+        let cx =
+            Cx { now: self.daemon.clock.now(), policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
+        let conn = Conn {
+            pump: Pump::new(ProxyConn::new(cx, number, address, self.daemon.limits)),
+            client,
+            upstream: None,
+            record,
+            busy: Busy::new(Arc::clone(&self.daemon)),
+            awaits: Awaits::Sockets,
+            timer: None,
+            watched: (None, None),
+            _place: place,
+        };
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        self.drive(key, Box::new(conn), Ready::default());
+    }
+
+    /// A connection of that slot, if it is still the one that was meant.
+    fn take(&mut self, key: usize, generation: u32) -> Option<Box<Conn>> {
+        self.slots.get_mut(key).filter(|slot| slot.generation == generation)?.conn.take()
+    }
+
+    fn socket_ready(&mut self, token: u64, ready: Readiness) {
+        let (key, generation) = ((token as u32 >> 1) as usize, (token >> 32) as u32);
+        let upstream = token & 1 == Socket::Upstream as u64;
+        let Some(mut conn) = self.take(key, generation) else { return };
+        let mut told = Ready::default();
+        if conn.awaits == Awaits::Connect {
+            let outcome = conn.upstream.as_ref().map_or(Err(ConnectError::Local), dial::outcome);
+            self.connected(&mut conn, outcome);
+        } else if upstream {
+            told.upstream = ready.read || ready.broken;
+            told.upstream_broken = ready.broken && !conn.pump.interest().upstream.read;
+        } else {
+            told.client = ready.read || ready.broken;
+            told.client_broken = ready.broken && !conn.pump.interest().client.read;
+        }
+        self.drive(key, conn, told);
+    }
+
+    fn answered(&mut self, key: usize, generation: u32, answer: ConnAnswer) {
+        let Some(mut conn) = self.take(key, generation) else { return };
+        // Most clients have sent their request by now.
+        let ready = Ready { client: matches!(answer, ConnAnswer::Identified(_)), ..Ready::default() };
+        self.answer(&mut conn, answer);
+        self.drive(key, conn, ready);
+    }
+
+    fn connected(&mut self, conn: &mut Conn, outcome: Result<(), ConnectError>) {
+        match outcome {
+            Ok(()) => self.answer(conn, ConnAnswer::Connected),
+            Err(e) => {
+                (conn.upstream, conn.watched.1) = (None, None);
+                self.answer(conn, ConnAnswer::ConnectFailed(e));
+            }
+        }
+    }
+
+    fn answer(&mut self, conn: &mut Conn, answer: ConnAnswer) {
+        conn.awaits = Awaits::Sockets;
+        let cx =
+            Cx { now: self.daemon.clock.now(), policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
+        conn.pump.answer(cx, answer);
+    }
+
+    /// Turns a connection until it needs something, and sees to it that it gets it.
+    fn drive(&mut self, key: usize, mut conn: Box<Conn>, mut ready: Ready) {
+        let generation = self.slots.get(key).map_or(0, |slot| slot.generation);
+        while conn.awaits == Awaits::Sockets {
+            let now = self.daemon.clock.now();
+            if self.daemon.is_draining() {
+                conn.pump.drain();
+            }
+            let cx = Cx { now, policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
+            let world = &self.daemon.world;
+            let mut report = |summary: &Summary<'_>| world.record(now, summary);
+            match conn.pump.turn(cx, &conn.client, conn.upstream.as_ref(), mem::take(&mut ready), &mut report) {
+                Next::Identify => match conn.record {
+                    Some(record) => {
+                        self.identify(key, generation, record);
+                        self.rest(&mut conn, Awaits::Answer);
+                    }
+                    None => {
+                        self.answer(&mut conn, ConnAnswer::Identified(Peer::Unknown));
+                        ready.client = true;
+                    }
+                },
+                Next::Connect(to) => self.connect(key, generation, &mut conn, to),
+                Next::Ask(query) => {
+                    self.ask(key, generation, query);
+                    self.rest(&mut conn, Awaits::Answer);
+                }
+                Next::Unlink { abort } => {
+                    conn.watched.1 = None;
+                    if let Some(socket) = conn.upstream.take().filter(|_| abort) {
+                        set_abort(&socket);
+                    }
+                }
+                Next::Wait => {
+                    conn.busy.set(conn.pump.is_busy());
+                    let deadline = conn.pump.deadline().map(|d| d.at);
+                    self.set_timer(key, &mut conn, deadline);
+                    if self.watch(key, generation, &mut conn) {
+                        break;
+                    }
+                    return self.remove(key, *conn);
+                }
+                Next::Done => return self.remove(key, *conn),
+            }
+        }
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.conn = Some(conn);
+        }
+    }
+
+    /// Reads `/proc` and the account database on another thread: another process can make both slow.
+    fn identify(&self, key: usize, generation: u32, record: KernelRecord) {
+        let (daemon, answers) = (Arc::clone(&self.daemon), Arc::clone(&self.answers));
+        self.lookups.run(Box::new(move || {
+            answers.give(key, generation, ConnAnswer::Identified(daemon.identify(Some(&record))));
+        }));
+    }
+
+    fn ask(&self, key: usize, generation: u32, query: LocalQuery) {
+        let mut promise = Promise { answers: Arc::clone(&self.answers), to: Some((key, generation)) };
+        self.daemon.mailbox.post(Message::Query(query, Box::new(move |reply| promise.keep(reply))));
+    }
+
+    fn connect(&mut self, key: usize, generation: u32, conn: &mut Conn, to: SocketAddrV4) {
+        (conn.upstream, conn.watched.1) = (None, None);
+        let begun = self.daemon.world.dial(to).and_then(|socket| {
+            self.poller.add(&socket, token(key, generation, Socket::Upstream), WRITE).map_err(|_| ConnectError::Local)?;
+            Ok(socket)
+        });
+        match begun {
+            Ok(socket) => {
+                (conn.upstream, conn.watched.1) = (Some(socket), Some(WRITE));
+                let until = clock::mono() + self.daemon.limits.connect_timeout;
+                self.set_timer(key, conn, Some(until));
+                self.rest(conn, Awaits::Connect);
+            }
+            Err(e) => self.answer(conn, ConnAnswer::ConnectFailed(e)),
+        }
+    }
+
+    /// Leaves the client's socket alone while the connection waits for something else: nobody would serve it, and a broken one keeps the
+    /// loop busy whatever is asked.
+    fn rest(&self, conn: &mut Conn, awaits: Awaits) {
+        conn.awaits = awaits;
+        conn.busy.set(true);
+        if conn.watched.0.take().is_some() {
+            self.poller.delete(&conn.client);
+        }
+    }
+
+    /// Tells the poller what the connection waits for, where that has changed. `false`: it cannot wait.
+    fn watch(&self, key: usize, generation: u32, conn: &mut Conn) -> bool {
+        let Interest { client, upstream, .. } = conn.pump.interest();
+        let Conn { client: client_socket, upstream: upstream_socket, watched, .. } = conn;
+        let mut fine = self.tell(client_socket, &mut watched.0, token(key, generation, Socket::Client), client);
+        if let Some(socket) = upstream_socket {
+            fine &= self.tell(socket, &mut watched.1, token(key, generation, Socket::Upstream), upstream);
+        }
+        fine
+    }
+
+    fn tell(&self, socket: &TcpStream, watched: &mut Option<Wants>, token: u64, wants: Wants) -> bool {
+        let told = match *watched {
+            Some(known) if known == wants => return true,
+            Some(_) => self.poller.modify(socket, token, wants),
+            None => self.poller.add(socket, token, wants),
+        };
+        *watched = Some(wants);
+        told.map_err(|e| log::warn!("A socket cannot be watched: {e}")).is_ok()
+    }
+
+    fn set_timer(&mut self, key: usize, conn: &mut Conn, at: Option<Mono>) {
+        if conn.timer != at {
+            if let Some(old) = conn.timer {
+                self.timers.remove(&(old, key));
+            }
+            self.timers.extend(at.map(|at| (at, key)));
+            conn.timer = at;
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some((at, key)) = self.timers.first().copied()
+            && at <= clock::mono()
+        {
+            self.timers.pop_first();
+            let Some(mut conn) = self.slots.get_mut(key).and_then(|slot| slot.conn.take()) else { continue };
+            conn.timer = None;
+            if conn.awaits == Awaits::Connect {
+                self.connected(&mut conn, Err(ConnectError::TimedOut));
+            }
+            self.drive(key, conn, Ready::default());
+        }
+    }
+
+    /// Tells all connections to end with the request that is under way.
+    fn drain(&mut self) {
+        self.daemon.drain();
+        for key in 0..self.slots.len() {
+            if let Some(conn) = self.slots.get_mut(key).and_then(|slot| slot.conn.take()) {
+                self.drive(key, conn, Ready::default());
+            }
+        }
+    }
+
+    fn remove(&mut self, key: usize, mut conn: Conn) {
+        self.set_timer(key, &mut conn, None);
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(key);
+        }
+    }
 }
 
-fn ask(daemon: &Daemon, query: LocalQuery) -> LocalReply {
-    let (sender, receiver) = sync_channel(1);
-    daemon.mailbox.post(Message::Query(query, Box::new(move |reply| drop(sender.send(reply)))));
-    // The loop drops the sender if it ends: then there is no answer.
-    receiver.recv_timeout(Duration::from_secs(5)).unwrap_or(LocalReply::Unavailable)
+/// An answer of the agent loop that comes in any case: if the loop ends without one, "unavailable" is it.
+struct Promise {
+    answers: Arc<Answers>,
+    to: Option<(usize, u32)>,
+}
+
+impl Promise {
+    fn keep(&mut self, reply: LocalReply) {
+        if let Some((key, generation)) = self.to.take() {
+            self.answers.give(key, generation, ConnAnswer::Reply(reply));
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.keep(LocalReply::Unavailable);
+    }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const LISTEN_QUICK: (u32, Duration) = (6, Duration::from_secs(1));
 const LISTEN_SLOW: Duration = Duration::from_secs(5);
 /// How long requests under way may take at the end (FS-101).
-const DRAIN: Duration = Duration::from_secs(2);
+pub const DRAIN: Duration = Duration::from_secs(2);
 
 /// What a runtime starts with.
 pub struct Start {

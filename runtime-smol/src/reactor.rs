@@ -1,37 +1,28 @@
-//! Readiness and timers for one thread: epoll, registered once per socket.
+//! Sockets and timers of one thread as futures, on [`Poller`].
 //!
-//! async-io arms a socket anew for each wait, sets a timer descriptor around each poll, and keeps a thread and locks for callers on
+//! async-io would arm a socket anew for each wait, set a timer descriptor around each poll, and keep a thread and locks for callers on
 //! other threads: about six system calls and a futex more per proxied request (docs/benchmarks.md). All our connections live on one
-//! thread and wait for the same thing most of their life, so a level-triggered registration that changes only when the wish changes
-//! does with none of them.
+//! thread and wait for the same thing most of their life.
 
 use azure_proxy_agent_core::effect::Wants;
 use azure_proxy_agent_core::time::Mono;
 use runtime_blocking::clock;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::io::Errno;
+use runtime_blocking::poller::{Events, Poller, Readiness};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-
-/// Key of the descriptor that wakes the loop from other threads.
-const WAKE: u64 = u64::MAX;
-/// Events taken from the kernel at a time.
-const BATCH: usize = 128;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// The sockets and timers of this thread.
 pub(crate) struct Reactor {
-    epoll: OwnedFd,
-    notify: Arc<Notify>,
+    poller: Poller,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     timers: RefCell<BTreeMap<(Mono, u64), Waker>>,
@@ -43,58 +34,19 @@ pub(crate) struct Reactor {
 struct Slot {
     /// Grows when the slot is given to another descriptor: an event that was fetched before finds nobody.
     generation: u32,
-    /// What epoll was told.
-    registered: Wants,
-    /// What epoll has said since the last look.
+    /// What the poller was told; `None`: nothing, it does not know the descriptor.
+    registered: Option<Wants>,
+    /// What the poller has said since the last look.
     ready: Readiness,
     waker: Option<Waker>,
-}
-
-/// What a descriptor is ready for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Readiness {
-    pub(crate) read: bool,
-    pub(crate) write: bool,
-    /// It failed, or both directions are closed: epoll goes on saying so whatever is asked.
-    pub(crate) broken: bool,
-}
-
-impl Readiness {
-    const fn any(self) -> bool {
-        self.read || self.write || self.broken
-    }
-}
-
-/// Wakes the loop: from this thread by a flag, from others by a descriptor too.
-struct Notify {
-    eventfd: OwnedFd,
-    woken: AtomicBool,
-    sleeping: AtomicBool,
-}
-
-impl Wake for Notify {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.woken.swap(true, Ordering::SeqCst) && self.sleeping.load(Ordering::SeqCst) {
-            // Full or not, the descriptor is readable afterwards.
-            let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
-        }
-    }
 }
 
 impl Reactor {
     /// # Errors
     /// Out of descriptors.
     pub(crate) fn new() -> io::Result<Rc<Self>> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &eventfd, EventData::new_u64(WAKE), EventFlags::IN)?;
         Ok(Rc::new(Self {
-            epoll,
-            notify: Arc::new(Notify { eventfd, woken: AtomicBool::new(false), sleeping: AtomicBool::new(false) }),
+            poller: Poller::new()?,
             slots: RefCell::default(),
             free: RefCell::default(),
             timers: RefCell::default(),
@@ -105,58 +57,35 @@ impl Reactor {
     /// Runs a future to its end; everything else that it wakes runs with it.
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        let waker = Waker::from(Arc::clone(&self.notify));
+        let waker = Waker::from(Arc::clone(self.poller.notify()));
         let mut cx = Context::from_waker(&waker);
-        let mut events = Vec::with_capacity(BATCH);
+        let mut events = Events::default();
         loop {
-            self.notify.woken.store(false, Ordering::SeqCst);
+            self.poller.notify().reset();
             if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
                 return output;
             }
-            self.wait(&mut events);
-            self.dispatch(&events);
+            let until = self.timers.borrow().first_key_value().map(|((at, _), _)| *at);
+            self.poller.wait(&mut events, until);
+            for (token, ready) in events.iter() {
+                self.dispatch(token, ready);
+            }
             self.fire_timers();
         }
     }
 
-    /// Waits for events, the next timer, or a wake-up; only looks if there is something to do already.
-    fn wait(&self, events: &mut Vec<epoll::Event>) {
-        self.notify.sleeping.store(true, Ordering::SeqCst);
-        let timeout = if self.notify.woken.load(Ordering::SeqCst) { Some(Timespec::default()) } else { self.until_next_timer() };
-        events.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => log::error!("Waiting for sockets failed: {e}"),
-        }
-        self.notify.sleeping.store(false, Ordering::SeqCst);
-    }
-
-    fn until_next_timer(&self) -> Option<Timespec> {
-        let at = self.timers.borrow().first_key_value().map(|((at, _), _)| *at)?;
-        let left = at.since(clock::mono());
-        Some(Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) })
-    }
-
-    fn dispatch(&self, events: &[epoll::Event]) {
-        for event in events {
-            let (data, flags) = (event.data.u64(), event.flags);
-            if data == WAKE {
-                let mut count = [0; 8];
-                let _ = rustix::io::read(&self.notify.eventfd, &mut count);
-                continue;
-            }
-            let waker = {
-                let mut slots = self.slots.borrow_mut();
-                let (key, generation) = unpack(data);
-                let Some(slot) = slots.get_mut(key).filter(|slot| slot.generation == generation) else { continue };
-                slot.ready.read |= flags.intersects(EventFlags::IN);
-                slot.ready.write |= flags.intersects(EventFlags::OUT);
-                slot.ready.broken |= flags.intersects(EventFlags::ERR | EventFlags::HUP);
-                slot.waker.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+    fn dispatch(&self, token: u64, ready: Readiness) {
+        let waker = {
+            let mut slots = self.slots.borrow_mut();
+            let (key, generation) = unpack(token);
+            let Some(slot) = slots.get_mut(key).filter(|slot| slot.generation == generation) else { return };
+            slot.ready.read |= ready.read;
+            slot.ready.write |= ready.write;
+            slot.ready.broken |= ready.broken;
+            slot.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -167,7 +96,7 @@ impl Reactor {
         let now = clock::mono();
         let due = {
             let mut timers = self.timers.borrow_mut();
-            let later = timers.split_off(&(now + std::time::Duration::from_nanos(1), 0));
+            let later = timers.split_off(&(now + Duration::from_nanos(1), 0));
             mem::replace(&mut *timers, later)
         };
         for waker in due.into_values() {
@@ -176,19 +105,12 @@ impl Reactor {
     }
 }
 
-const fn unpack(data: u64) -> (usize, u32) {
-    ((data & 0xffff_ffff) as usize, (data >> 32) as u32)
+const fn unpack(token: u64) -> (usize, u32) {
+    ((token & 0xffff_ffff) as usize, (token >> 32) as u32)
 }
 
 const fn pack(key: usize, generation: u32) -> u64 {
     (generation as u64) << 32 | key as u64
-}
-
-fn flags(wants: Wants) -> EventFlags {
-    let mut flags = EventFlags::empty();
-    flags.set(EventFlags::IN, wants.read);
-    flags.set(EventFlags::OUT, wants.write);
-    flags
 }
 
 /// A descriptor of this thread's reactor. One task waits for it at a time.
@@ -199,25 +121,15 @@ pub(crate) struct Source<T: AsFd> {
 }
 
 impl<T: AsFd> Source<T> {
-    /// Registers a non-blocking descriptor, at first for what `wants` says.
-    ///
-    /// # Errors
-    /// As epoll_ctl(2).
-    pub(crate) fn new(reactor: &Rc<Reactor>, io: T, wants: Wants) -> io::Result<Self> {
+    /// Takes a non-blocking descriptor in. The poller hears of it when somebody waits for it.
+    pub(crate) fn new(reactor: &Rc<Reactor>, io: T) -> Self {
         let mut slots = reactor.slots.borrow_mut();
         let key = reactor.free.borrow_mut().pop().unwrap_or_else(|| {
             slots.push(Slot::default());
             slots.len() - 1
         });
-        let Some(slot) = slots.get_mut(key) else { return Err(io::Error::other("no slot")) };
-        let data = EventData::new_u64(pack(key, slot.generation));
-        if let Err(e) = epoll::add(&reactor.epoll, &io, data, flags(wants)) {
-            reactor.free.borrow_mut().push(key);
-            return Err(e.into());
-        }
-        (slot.registered, slot.ready) = (wants, Readiness::default());
         drop(slots);
-        Ok(Self { io, key, reactor: Rc::clone(reactor) })
+        Self { io, key, reactor: Rc::clone(reactor) }
     }
 
     pub(crate) const fn get_ref(&self) -> &T {
@@ -233,12 +145,17 @@ impl<T: AsFd> Source<T> {
         if ready.any() {
             return ready;
         }
-        if slot.registered != wants {
-            let data = EventData::new_u64(pack(self.key, slot.generation));
-            if epoll::modify(&self.reactor.epoll, &self.io, data, flags(wants)).is_err() {
+        if slot.registered != Some(wants) {
+            let (poller, token) = (&self.reactor.poller, pack(self.key, slot.generation));
+            let told = match slot.registered {
+                None => poller.add(&self.io, token, wants),
+                Some(_) => poller.modify(&self.io, token, wants),
+            };
+            if let Err(e) = told {
+                log::warn!("A socket cannot be watched: {e}");
                 return Readiness { broken: true, ..ready };
             }
-            slot.registered = wants;
+            slot.registered = Some(wants);
         }
         match &mut slot.waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -247,17 +164,15 @@ impl<T: AsFd> Source<T> {
         ready
     }
 
-    /// Stops listening while the task waits for something else: a level-triggered descriptor that nobody serves would keep the loop
-    /// busy.
+    /// Takes it from the poller while the task waits for something else: a level-triggered descriptor that nobody serves would keep the
+    /// loop busy, and a broken one does so whatever is asked.
     pub(crate) fn rest(&self) {
         let mut slots = self.reactor.slots.borrow_mut();
-        if let Some(slot) = slots.get_mut(self.key)
-            && slot.registered != Wants::default()
-        {
-            let data = EventData::new_u64(pack(self.key, slot.generation));
-            if epoll::modify(&self.reactor.epoll, &self.io, data, EventFlags::empty()).is_ok() {
-                slot.registered = Wants::default();
+        if let Some(slot) = slots.get_mut(self.key) {
+            if slot.registered.take().is_some() {
+                self.reactor.poller.delete(&self.io);
             }
+            slot.ready = Readiness::default();
         }
     }
 
@@ -279,7 +194,7 @@ impl<T: AsFd> Source<T> {
 impl<T: AsFd> Drop for Source<T> {
     fn drop(&mut self) {
         // The descriptor may be a borrowed one that lives on.
-        let _ = epoll::delete(&self.reactor.epoll, &self.io);
+        self.rest();
         if let Some(slot) = self.reactor.slots.borrow_mut().get_mut(self.key) {
             slot.generation = slot.generation.wrapping_add(1);
             slot.waker = None;
@@ -351,16 +266,13 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
-
-    const READ: Wants = Wants { read: true, write: false };
 
     #[test]
     fn a_socket_wakes_its_task_and_only_once_per_wait() {
         let reactor = Reactor::new().unwrap();
         let (mut a, b) = UnixStream::pair().unwrap();
         b.set_nonblocking(true).unwrap();
-        let source = Source::new(&reactor, b, READ).unwrap();
+        let source = Source::new(&reactor, b);
         a.write_all(b"x").unwrap();
         reactor.block_on(source.readable());
         // Still readable: level-triggered.
@@ -384,13 +296,13 @@ mod tests {
     fn a_reused_slot_gets_no_event_of_its_predecessor() {
         let reactor = Reactor::new().unwrap();
         let (mut a, b) = UnixStream::pair().unwrap();
-        let first = Source::new(&reactor, b, READ).unwrap();
+        let first = Source::new(&reactor, b);
         let data = pack(first.key, reactor.slots.borrow()[first.key].generation);
         a.write_all(b"x").unwrap();
         drop(first);
         let (_c, d) = UnixStream::pair().unwrap();
-        let second = Source::new(&reactor, d, READ).unwrap();
-        reactor.dispatch(&[epoll::Event { flags: EventFlags::IN, data: EventData::new_u64(data) }]);
+        let second = Source::new(&reactor, d);
+        reactor.dispatch(data, Readiness { read: true, ..Readiness::default() });
         assert_eq!(reactor.slots.borrow()[second.key].ready, Readiness::default());
     }
 
@@ -398,7 +310,7 @@ mod tests {
     fn a_broken_socket_says_so_without_being_asked() {
         let reactor = Reactor::new().unwrap();
         let (a, b) = UnixStream::pair().unwrap();
-        let source = Source::new(&reactor, b, Wants::default()).unwrap();
+        let source = Source::new(&reactor, b);
         drop(a);
         let ready = reactor.block_on(poll_fn(|cx| {
             let ready = source.poll(cx, Wants::default());

@@ -3,7 +3,7 @@
 use crate::reactor::{Reactor, Source, Timer};
 use crate::wait::wait;
 use azure_proxy_agent_core::conn::{ProxyConn, Summary};
-use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply, Wants};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, LocalReply};
 use azure_proxy_agent_core::identity::{KernelRecord, Peer};
 use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
 use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
@@ -22,10 +22,6 @@ use std::time::Duration;
 /// Most threads of the blocking pool that look callers up at a time. More would only wait for each other.
 const LOOKUPS: usize = 8;
 
-/// What a socket is registered for at first.
-const READ: Wants = Wants { read: true, write: false };
-const WRITE: Wants = Wants { read: false, write: true };
-
 /// Permits for look-ups.
 pub(crate) fn lookups() -> Rc<Semaphore> {
     Rc::new(Semaphore::new(LOOKUPS))
@@ -39,8 +35,8 @@ pub(crate) async fn accept_loop<'a>(
     listener: TcpListener,
     stop: &Stop,
 ) -> io::Result<()> {
-    let listener = Source::new(reactor, listener, READ)?;
-    let stop = Source::new(reactor, stop.as_fd(), READ)?;
+    let listener = Source::new(reactor, listener);
+    let stop = Source::new(reactor, stop.as_fd());
     let lookups = lookups();
     loop {
         let stopped = async {
@@ -77,13 +73,9 @@ pub(crate) async fn accept_loop<'a>(
 /// One connection, from accept to close.
 pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
     let Accepted { stream, client: address, number, record, place } = accepted;
-    // Nothing is waited for until the caller is known: the first request is read without waiting.
-    let client = match Source::new(&reactor, stream, Wants::default()) {
-        Ok(client) => client,
-        Err(e) => return log::warn!("A connection could not be watched: {e}"),
-    };
+    let client = Source::new(&reactor, stream);
     let mut view = daemon.policy.view();
-    let mut busy = Busy::new(&daemon);
+    let mut busy = Busy::new(Arc::clone(&daemon));
     let mut timer = Timer::new(&reactor);
     let mut upstream: Option<Source<TcpStream>> = None;
     let mut ready = Ready::default();
@@ -155,7 +147,7 @@ async fn identify(daemon: &Arc<Daemon>, record: Option<KernelRecord>, lookups: &
 }
 
 async fn connect(reactor: &Rc<Reactor>, daemon: &Daemon, to: SocketAddrV4) -> Result<Source<TcpStream>, ConnectError> {
-    let socket = Source::new(reactor, daemon.world.dial(to)?, WRITE).map_err(|_| ConnectError::Local)?;
+    let socket = Source::new(reactor, daemon.world.dial(to)?);
     let connected = async {
         socket.writable().await;
         Ok(())

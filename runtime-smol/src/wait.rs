@@ -1,8 +1,9 @@
 //! Waiting for two sockets and a deadline.
 
-use crate::reactor::{Readiness, Source, Timer};
+use crate::reactor::{Source, Timer};
 use azure_proxy_agent_core::effect::Interest;
 use azure_proxy_agent_core::time::Mono;
+use runtime_blocking::poller::Readiness;
 use runtime_blocking::pump::Ready;
 use std::future::poll_fn;
 use std::net::TcpStream;

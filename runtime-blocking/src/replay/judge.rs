@@ -114,3 +114,57 @@ fn segment(who: &str, wanted: &Segment, got: &Received, judge_end: bool) -> Opti
     }
     Some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "replay 1\n0s < accept 127.0.0.1:1\n0s > identify\n0s < identified direct\n0s < client\n    x\n    .\n\
+                        0s > client\n    abc\n    .\n0s > shutdown client close\n0s > done\n";
+
+    fn expected() -> Expected {
+        let fixture: Fixture = TEXT.parse().unwrap();
+        let mut expected = Expected::new(&fixture);
+        fixture.steps.iter().for_each(|step| expected.add(step));
+        expected
+    }
+
+    fn seen(bytes: &[u8], end: End) -> State {
+        let client = Received { bytes: bytes.into(), end: Some(end), reset: false };
+        State { client, effects: vec![Output::Identify], served: true, ..State::default() }
+    }
+
+    #[test]
+    fn equal_is_equal() {
+        let (expected, seen) = (expected(), seen(b"abc\r\n", End::Eof));
+        assert!(expected.is_seen(&seen));
+        assert_eq!(expected.difference(&seen), None);
+    }
+
+    #[test]
+    fn a_wrong_byte_a_missing_one_one_too_many_and_a_reset_are_differences() {
+        for (bytes, end, at) in [
+            (&b"abX\r\n"[..], End::Eof, "byte 2 of 5 and 5"),
+            (b"abc\r", End::Eof, "byte 4 of 5 and 4"),
+            (b"abc\r\n!", End::Eof, "byte 5 of 5 and 6"),
+            (b"abc\r\n", End::Reset, "byte 5 of 5 and 5"),
+        ] {
+            let text = expected().difference(&seen(bytes, end)).unwrap();
+            assert!(text.contains(at), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_effect_too_many_is_a_difference() {
+        let mut seen = seen(b"abc\r\n", End::Eof);
+        seen.effects.push(Output::Identify);
+        assert!(expected().difference(&seen).unwrap().contains("effect 2"));
+    }
+
+    #[test]
+    fn the_end_is_waited_for() {
+        let mut seen = seen(b"abc\r\n", End::Eof);
+        seen.client.end = None;
+        assert!(!expected().is_seen(&seen));
+    }
+}
