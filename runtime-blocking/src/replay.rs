@@ -3,8 +3,8 @@
 //!
 //! It knows sockets and fixtures. It refuses to know the runtime: whoever plays brings a function that serves one connection.
 //!
-//! [`stage`] is what the parties of a story share, [`world`] the daemon's surroundings, [`driver`] walks the steps, [`judge`] says
-//! what is different.
+//! `stage` is what the parties of a story share, `world` the daemon's surroundings, `driver` walks the steps, `judge` says what is
+//! different.
 //!
 //! Nothing here sleeps: each step waits until everything that the fixture lets it bring about was seen. Steps that bring nothing
 //! about are followed by the next at once, so a fixture whose outcome depends on what a shell has read *before* the other side
