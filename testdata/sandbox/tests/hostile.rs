@@ -230,7 +230,9 @@ fn odd_first_bytes(runtime: Runtime) {
     let mut noise = vec![0_u8; 5000];
     let mut state = 0x9E37_79B9_u32;
     for byte in &mut noise {
-        (state ^= state << 13, state ^= state >> 17, state ^= state << 5);
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
         *byte = (state >> 24) as u8;
     }
     let hello = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03abcdefghijklmnopqrstuvwxyz\n\r\n".to_vec();
@@ -305,7 +307,7 @@ fn oversized_and_endless_messages(runtime: Runtime) {
         // One that stops in time gets it.
         let mut wire = nobody.connect(IMDS);
         wire.send(start);
-        wire.send(&filler.repeat(80_000 / filler.len()));
+        wire.send(filler.repeat(80_000 / filler.len()));
         let answer = wire.answer();
         assert_eq!((answer.status, answer.is_marked()), (status, false), "{start:?} {filler:?}");
     }
