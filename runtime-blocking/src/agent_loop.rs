@@ -1,12 +1,12 @@
 //! Drives the agent machine: messages in, effects out. Both runtimes run it, on a thread or on a blocking pool; it blocks in files and
 //! in the kernel, never on the network (calls to the host are jobs of their own).
 
-use crate::clock;
 use crate::daemon::{Daemon, Message};
 use crate::fetch::fetch;
 use crate::host::{Ran, notify};
 use crate::machine::Machine;
 use crate::records::FLUSH_INTERVAL;
+use crate::{clock, memory};
 use azure_proxy_agent_core::agent::{Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, IdSeed, QueryId};
 use azure_proxy_agent_core::effect::LocalReply;
 use azure_proxy_agent_core::exchange::HostRequest;
@@ -14,6 +14,9 @@ use azure_proxy_agent_core::keeper::FetchId;
 use azure_proxy_agent_core::time::Mono;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// So many requests are a burst.
+const TIDY_AFTER: u64 = 100;
 
 /// Something that may take long, to be run where it disturbs nobody.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -34,6 +37,8 @@ pub struct AgentLoop {
     next_query: u64,
     answers: VecDeque<AgentAnswer>,
     flush_at: Option<Mono>,
+    /// Requests so far when memory was last given back.
+    tidied: u64,
     stopped: bool,
 }
 
@@ -52,6 +57,7 @@ impl AgentLoop {
             next_query: 0,
             answers: VecDeque::new(),
             flush_at: None,
+            tidied: 0,
             stopped: false,
         };
         this.agent.handle_start(now);
@@ -86,6 +92,7 @@ impl AgentLoop {
         }
         self.agent.handle_timeout(now);
         self.carry_out();
+        self.tidy();
         if self.stopped || self.flush_at.is_some_and(|at| now.mono >= at) {
             self.flush_at = None;
             self.machine.flush();
@@ -102,6 +109,15 @@ impl AgentLoop {
     #[must_use]
     pub const fn is_stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// After a burst, once nobody is connected: the agent's own deadlines come often enough to look.
+    fn tidy(&mut self) {
+        let requests = self.daemon.requests.count();
+        if requests >= self.tidied + TIDY_AFTER && self.daemon.connections() == 0 {
+            self.tidied = requests;
+            memory::give_back();
+        }
     }
 
     fn carry_out(&mut self) {

@@ -10,6 +10,9 @@ use crate::http::response::MARKER;
 use crate::http::{Buf, HeadScan, RequestBody, ResponseBody, ResponseHead, Version};
 use core::iter::once;
 
+/// Read at a time of a body whose length is not known. Bytes.
+const UNKNOWN: usize = 16 * 1024;
+
 /// A body on its way through a buffer: what is still to come.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum StreamBody {
@@ -24,6 +27,15 @@ pub(super) enum StreamBody {
 }
 
 impl StreamBody {
+    /// How much of it is known to come, at most `step`; a step where its length is not known.
+    pub(super) fn expected(&self, step: usize) -> usize {
+        match self {
+            Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(step),
+            Self::Chunked(_) | Self::UntilClose => step.min(UNKNOWN),
+            Self::Done => 0,
+        }
+    }
+
     /// Moves what is there of the body from the raw to the ready zone. `true`: it is complete.
     pub(super) fn advance(&mut self, buf: &mut Buf, emit: Emit) -> Result<bool, ChunkError> {
         match self {
@@ -73,6 +85,14 @@ impl Exchange {
     /// Whether the exchange cannot end before the client sends more.
     pub(super) const fn awaits_client(&self) -> bool {
         self.streaming
+    }
+
+    /// How much is known to come of the response, at most `step`.
+    pub(super) fn expected(&self, step: usize) -> usize {
+        match &self.response {
+            Response::Head => 0,
+            Response::Body { body, .. } => body.expected(step),
+        }
     }
 
     /// Whether a response has begun.

@@ -192,14 +192,24 @@ impl ProxyConn {
     /// Room for bytes of one side. Empty when [`interest`](Self::interest) does not want to read from it.
     pub fn recv_space(&mut self, side: Side) -> &mut [u8] {
         let room = self.room(side);
-        let (buf, want) = match side {
-            Side::Client => (&mut self.client, self.limits.read),
-            Side::Upstream => (&mut self.upstream, self.limits.read),
-        };
         if room == 0 {
             return &mut [];
         }
-        buf.space(want.min(room), room)
+        let want = self.expected(side).clamp(self.limits.read, room.max(self.limits.read));
+        match side {
+            Side::Client => self.client.space(want.min(room), room),
+            Side::Upstream => self.upstream.space(want.min(room), room),
+        }
+    }
+
+    /// Bytes that are known to come from one side: a body is read in few steps, and everything else in small ones.
+    fn expected(&self, side: Side) -> usize {
+        match (&self.state, side) {
+            (State::Collect(request), Side::Client) => request.body.expected(usize::MAX),
+            (State::Exchange(request, _), Side::Client) => request.body.expected(self.limits.relay / 4),
+            (State::Exchange(_, exchange), Side::Upstream) => exchange.expected(self.limits.relay / 4),
+            _ => 0,
+        }
     }
 
     /// What a read from one side gave. `Data(n)` means that `n` bytes stand at the beginning of the receive space.
