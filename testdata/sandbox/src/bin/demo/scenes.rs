@@ -3,6 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::call::{Caller, Clients, Seen};
 use crate::judge::{AtHost, Expected, Row, forged_fields, judge};
 use crate::screen::{Screen, Style};
@@ -119,7 +121,7 @@ impl Demo<'_> {
                 log => log.unwrap_or_default(),
             };
             if let Some(line) = log.lines().find(|line| line.contains("\"decision\":\"deny\"")) {
-                self.screen.item("audit", Style::Plain, line, ',');
+                self.screen.item("audit", Style::Plain, &excerpt(line), ',');
                 let lacks = MEMBERS.iter().filter(|member| !line.contains(*member));
                 return Ok(lacks.map(|member| format!("the audit line lacks {member}")).collect());
             }
@@ -130,6 +132,15 @@ impl Demo<'_> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// What tells most of an audit line; the whole one is several lines on a screen.
+fn excerpt(line: &str) -> String {
+    const SHOWN: [&str; 10] =
+        ["time", "decision", "reason", "userId", "userName", "processFullPath", "processCmdLine", "url", "ip", "responseStatus"];
+    let members: Value = serde_json::from_str(line).unwrap_or_default();
+    let shown = SHOWN.iter().filter_map(|name| Some(format!("\"{name}\":{}", members.get(name)?)));
+    format!("{{{},…}}", shown.collect::<Vec<_>>().join(","))
 }
 
 /// A word as a shell would want it.
