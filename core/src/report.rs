@@ -235,7 +235,7 @@ mod tests {
 
     fn peer(path: &[u8]) -> Peer {
         Peer::Redirected {
-            to: crate::identity::Destination::Imds.addr(),
+            to: Destination::Imds.addr(),
             claims: Arc::new(Claims {
                 user_id: 1000,
                 user_name: RawText::from("alice"),
