@@ -44,6 +44,7 @@ pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
         cli::Next::Run(settings) => {
             memory::one_heap();
             logging::init(&settings.config);
+            forbid_core_dumps();
             for warning in &settings.warnings {
                 log::warn!("{warning}");
             }
@@ -153,6 +154,18 @@ pub fn drain(daemon: &Daemon, machine: &Machine) {
     }
     machine.flush();
     daemon.mailbox.post(Message::Stop);
+}
+
+/// The key is in memory: no core dump may carry it out (invariant 5), and no process of another user may look (ptrace).
+fn forbid_core_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let results = [
+        set_dumpable_behavior(DumpableBehavior::NotDumpable),
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }),
+    ];
+    for e in results.into_iter().filter_map(Result::err) {
+        log::warn!("Core dumps could not be forbidden: {e}");
+    }
 }
 
 /// 1024 connections need more descriptors than the usual soft limit of 1024.
