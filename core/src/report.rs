@@ -11,8 +11,9 @@ use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// Most bytes of `errorDetails` (PX-96).
-const MAX_DETAILS: usize = 4096;
+/// Most bytes of `errorDetails` (PX-96), and of `method` and `url`: a denied request costs its sender nothing, and with texts as long
+/// as a head may be one user could roll away what the audit log says of everybody else.
+const MAX_TEXT: usize = 4096;
 
 /// Appends the summary object (PX-81 to PX-96) as one line of JSON, without line feed.
 pub fn write_summary(out: &mut Vec<u8>, summary: &Summary<'_>) {
@@ -54,8 +55,8 @@ impl Serialize for Line<'_> {
         let claims = s.peer.claims();
         let mut out = serializer.serialize_struct("Summary", 24)?;
         out.serialize_field("id", &s.request)?;
-        out.serialize_field("method", &String::from_utf8_lossy(s.method))?;
-        out.serialize_field("url", &String::from_utf8_lossy(s.url))?;
+        out.serialize_field("method", cut(&String::from_utf8_lossy(s.method)))?;
+        out.serialize_field("url", cut(&String::from_utf8_lossy(s.url)))?;
         out.serialize_field("clientIp", &Show(s.client.ip()))?;
         out.serialize_field("clientPort", &s.client.port())?;
         match s.peer.original() {
@@ -191,7 +192,7 @@ fn error_details(s: &Summary<'_>) -> String {
 
 /// Cuts at the last character boundary at or before the limit (PX-105).
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_DETAILS)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text)
 }
 
 /// The identity object (I-02 to I-12).
@@ -287,6 +288,27 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["processFullPath"], "/tmp/a\n{\"id\":1}\u{fffd}\u{1b}[31m");
         assert!(value["errorDetails"].as_str().unwrap().starts_with("Block unauthorized request: {\"userId\":1000,"));
+    }
+
+    #[test]
+    fn a_long_target_or_method_is_cut_at_a_character_boundary_px82_px83_px105() {
+        let peer = peer(b"/usr/bin/curl");
+        // The two bytes of the last character that counts would be the 4096th and the 4097th.
+        let long = format!("/{}\u{e9}{}", "a".repeat(4094), "b".repeat(60_000));
+        for (url, kept) in [(long.as_bytes(), 4095), (&long.as_bytes()[1..], 4096), (&[0xff; 60_000], 4095)] {
+            let (mut record, mut audit) = (Vec::new(), Vec::new());
+            let summary = Summary { method: url, url, ..summary(&peer, Details::Denied) };
+            write_summary(&mut record, &summary);
+            write_audit(&mut audit, &summary, Wall(0));
+            for line in [record, audit] {
+                let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+                for name in ["method", "url"] {
+                    let got = value[name].as_str().unwrap();
+                    assert_eq!(got.len(), kept, "{name}");
+                    assert!(String::from_utf8_lossy(url).starts_with(got), "{name}");
+                }
+            }
+        }
     }
 
     #[test]
