@@ -144,8 +144,12 @@ impl Agent {
                 self.redirector.due = true;
             }
             AgentEvent::ListenerFailed(text) => {
-                self.say(Level::Error, false, &text);
-                self.listener = Module::new(ModuleState::Stopped, &text);
+                // The shell tries again and again: the same failure is said once.
+                let module = Module::new(ModuleState::Stopped, &text);
+                if module != self.listener {
+                    self.say(Level::Error, false, &text);
+                }
+                self.listener = module;
                 self.provision.clear(Flag::Listener);
             }
             AgentEvent::RedirectorReady => {
@@ -158,8 +162,11 @@ impl Agent {
                 self.redirector.due = true;
             }
             AgentEvent::RedirectorFailed(text) => {
-                self.say(Level::Error, false, &text);
-                self.redirector.module = Module::new(ModuleState::Stopped, &text);
+                let module = Module::new(ModuleState::Stopped, &text);
+                if module != self.redirector.module {
+                    self.say(Level::Error, false, &text);
+                }
+                self.redirector.module = module;
                 self.redirector.loaded = false;
                 self.provision.clear(Flag::Redirector);
             }

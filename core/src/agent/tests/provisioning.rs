@@ -32,6 +32,29 @@ fn finished_when_all_three_are_ready() {
 }
 
 #[test]
+fn a_failure_that_repeats_is_said_once() {
+    type Failed = fn(String) -> AgentEvent;
+    let parts: [(Failed, AgentEvent, &str); 2] = [
+        (AgentEvent::ListenerFailed, AgentEvent::ListenerReady, "proxyListenerStatus"),
+        (AgentEvent::RedirectorFailed, AgentEvent::RedirectorReady, "ebpfProgramStatus"),
+    ];
+    for (failed, ready, name) in parts {
+        let mut rig = Rig::new(v1("Wireserver", None));
+        rig.start();
+        let fail = |rig: &mut Rig, text: &str| {
+            rig.event(failed(text.to_owned()));
+            // Said or not, it is what whoever asks is told (PX-57).
+            assert!(rig.provision(0, false).1.contains(&format!("{name} - {text}\r\n")));
+            rig.notices.iter().filter(|notice| *notice == text).count()
+        };
+        assert_eq!([fail(&mut rig, "busy"), fail(&mut rig, "busy"), fail(&mut rig, "busy")], [1, 1, 1], "{name}");
+        assert_eq!([fail(&mut rig, "refused"), fail(&mut rig, "busy")], [1, 2], "{name}: each change");
+        rig.event(ready);
+        assert_eq!([fail(&mut rig, "busy"), fail(&mut rig, "busy")], [3, 3], "{name}: it was well in between");
+    }
+}
+
+#[test]
 fn not_finished_before_the_redirect_is_in_line_cli15() {
     let mut rig = Rig::new(v1("Wireserver", None));
     rig.redirect_error = Some("EPERM");
