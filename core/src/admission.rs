@@ -6,12 +6,25 @@ use crate::time::Mono;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-/// Whose place a connection takes: a user id, or the one class of all that were not redirected.
+/// Whose place a connection takes. A direct connection of a known user counts twice: as one of all direct ones, which are one user
+/// (PX-14a), and as one of that user's. Otherwise one user could hold all places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The user id, where the kernel has told.
+    pub user: Option<u32>,
+    /// The connection was not redirected, or nobody knows.
+    pub direct: bool,
+}
+
+impl Holder {
+    fn classes(self) -> impl Iterator<Item = Class> {
+        self.user.map(Class::User).into_iter().chain(self.direct.then_some(Class::Direct))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// Redirected connections of this user id.
+enum Class {
     User(u32),
-    /// Direct and unattributed connections count as one user.
     Direct,
 }
 
@@ -55,10 +68,10 @@ impl Admission {
         }
     }
 
-    /// One more connection of this class.
-    pub fn admit(&mut self, now: Mono, class: Class) -> Admitted {
-        let here = self.per_user.get(&class).copied().unwrap_or(0);
-        if self.total >= self.max_total || here >= self.max_per_user {
+    /// One more connection of this holder.
+    pub fn admit(&mut self, now: Mono, holder: Holder) -> Admitted {
+        let full = |class| self.per_user.get(&class).is_some_and(|here| *here >= self.max_per_user);
+        if self.total >= self.max_total || holder.classes().any(full) {
             let log = self.last_log.is_none_or(|last| now.since(last) >= Duration::from_secs(1));
             let unlogged = self.unlogged;
             if log {
@@ -69,17 +82,21 @@ impl Admission {
             return Admitted::No { log, unlogged };
         }
         self.total += 1;
-        *self.per_user.entry(class).or_insert(0) += 1;
+        for class in holder.classes() {
+            *self.per_user.entry(class).or_insert(0) += 1;
+        }
         Admitted::Yes
     }
 
     /// A connection that was admitted has ended.
-    pub fn release(&mut self, class: Class) {
-        if let Some(count) = self.per_user.get_mut(&class) {
-            self.total = self.total.saturating_sub(1);
-            *count -= 1;
-            if *count == 0 {
-                self.per_user.remove(&class);
+    pub fn release(&mut self, holder: Holder) {
+        self.total = self.total.saturating_sub(1);
+        for class in holder.classes() {
+            if let Some(count) = self.per_user.get_mut(&class) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.per_user.remove(&class);
+                }
             }
         }
     }
@@ -95,19 +112,41 @@ impl Admission {
 mod tests {
     use super::*;
 
+    const fn user(uid: u32) -> Holder {
+        Holder { user: Some(uid), direct: false }
+    }
+
+    const UNKNOWN: Holder = Holder { user: None, direct: true };
+
     #[test]
     fn half_of_the_places_for_one_user_px14a() {
         let mut a = Admission::new(&Limits { connections: 4, connections_per_user: 2, ..Limits::DEFAULT });
         let second = 1_000_000_000;
-        assert_eq!(a.admit(Mono(0), Class::User(1)), Admitted::Yes);
-        assert_eq!(a.admit(Mono(0), Class::User(1)), Admitted::Yes);
-        assert_eq!(a.admit(Mono(1), Class::User(1)), Admitted::No { log: true, unlogged: 0 });
-        assert_eq!(a.admit(Mono(2), Class::User(1)), Admitted::No { log: false, unlogged: 0 });
-        assert_eq!(a.admit(Mono(3), Class::Direct), Admitted::Yes);
-        assert_eq!(a.admit(Mono(3), Class::User(0)), Admitted::Yes);
-        assert_eq!(a.admit(Mono(second + 2), Class::User(0)), Admitted::No { log: true, unlogged: 1 });
-        a.release(Class::User(1));
-        assert_eq!(a.admit(Mono(5), Class::User(0)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(0), user(1)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(0), user(1)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(1), user(1)), Admitted::No { log: true, unlogged: 0 });
+        assert_eq!(a.admit(Mono(2), user(1)), Admitted::No { log: false, unlogged: 0 });
+        assert_eq!(a.admit(Mono(3), UNKNOWN), Admitted::Yes);
+        assert_eq!(a.admit(Mono(3), user(0)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(second + 2), user(0)), Admitted::No { log: true, unlogged: 1 });
+        a.release(user(1));
+        assert_eq!(a.admit(Mono(5), user(0)), Admitted::Yes);
+        assert_eq!(a.total(), 4);
+    }
+
+    #[test]
+    fn direct_connections_do_not_double_a_users_share() {
+        let mut a = Admission::new(&Limits { connections: 8, connections_per_user: 2, ..Limits::DEFAULT });
+        let direct = |uid| Holder { user: Some(uid), direct: true };
+        assert_eq!(a.admit(Mono(0), user(1)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(0), direct(1)), Admitted::Yes);
+        assert!(matches!(a.admit(Mono(0), direct(1)), Admitted::No { .. }));
+        assert!(matches!(a.admit(Mono(0), user(1)), Admitted::No { .. }));
+        assert_eq!(a.admit(Mono(0), direct(2)), Admitted::Yes);
+        assert!(matches!(a.admit(Mono(0), direct(3)), Admitted::No { .. }), "all direct ones are one user");
+        a.release(direct(1));
+        assert_eq!(a.admit(Mono(0), direct(3)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(0), user(1)), Admitted::Yes);
         assert_eq!(a.total(), 4);
     }
 }

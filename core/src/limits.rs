@@ -25,6 +25,8 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long a peer may neither send a byte of a body that it announced nor take a byte that we hold for it.
     pub stall_timeout: Duration,
+    /// How long the body of a request that is collected may take in all: a byte now and then is no progress.
+    pub body_timeout: Duration,
     /// How long a connection to a host may take to be established.
     pub connect_timeout: Duration,
     /// How long one of the agent's own calls may take from its first byte to its last (W-07); connecting has its own bound.
@@ -52,6 +54,7 @@ impl Limits {
         relay: 64 * 1024,
         head_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(60),
+        body_timeout: Duration::from_secs(120),
         connect_timeout: Duration::from_secs(5),
         exchange_timeout: Duration::from_secs(30),
         exchange_body: 1024 * 1024,

@@ -14,7 +14,10 @@ use azure_proxy_agent_core::keeper::FetchId;
 use azure_proxy_agent_core::time::Mono;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How often a key directory that another agent has is looked at.
+const CLAIM_AGAIN: Duration = Duration::from_millis(500);
 /// So many requests are a burst.
 const TIDY_AFTER: u64 = 100;
 
@@ -39,11 +42,14 @@ pub struct AgentLoop {
     flush_at: Option<Mono>,
     /// Requests so far when memory was last given back.
     tidied: u64,
+    /// What has happened while another agent had the key directory; `None` once the machine has started.
+    waiting: Option<Vec<AgentEvent>>,
     stopped: bool,
 }
 
 impl AgentLoop {
-    /// Starts the machine: from here on it has deadlines.
+    /// Starts the machine as soon as no other agent has the key directory: until then no file is touched and the host is not asked
+    /// (CLI-11).
     #[must_use]
     pub fn start(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig, spawn: Arc<dyn Spawn>) -> Self {
         let requests = Arc::clone(&daemon.requests);
@@ -58,15 +64,53 @@ impl AgentLoop {
             answers: VecDeque::new(),
             flush_at: None,
             tidied: 0,
+            waiting: Some(Vec::new()),
             stopped: false,
         };
-        this.agent.handle_start(now);
-        this.carry_out();
+        this.begin();
+        if this.waiting.is_some() {
+            log::error!("Another agent uses the same key directory; this one waits until it ends");
+        }
         this
+    }
+
+    /// Starts the machine if that is possible now; `true` if it runs.
+    fn begin(&mut self) -> bool {
+        if self.waiting.is_some() && self.machine.host.claim() {
+            let events = self.waiting.take().unwrap_or_default();
+            self.agent.handle_start(clock::now());
+            self.carry_out();
+            for event in events {
+                self.handle(Some(Message::Event(event)));
+            }
+        }
+        self.waiting.is_none()
+    }
+
+    /// Messages before the start.
+    fn wait(&mut self, message: Option<Message>) {
+        match message {
+            Some(Message::Event(event)) => {
+                let waiting = self.waiting.get_or_insert_default();
+                if waiting.last() == Some(&event) {
+                    return;
+                }
+                if let AgentEvent::ListenerFailed(text) | AgentEvent::RedirectorFailed(text) = &event {
+                    log::error!("{text}");
+                }
+                waiting.push(event);
+            }
+            Some(Message::Stop) => self.stopped = true,
+            // Nobody can have connected: the listener is the other agent's. An unanswered query counts as unavailable.
+            Some(Message::Query(..) | Message::Answer(_) | Message::Flush) | None => {}
+        }
     }
 
     /// Takes a message, or none when the deadline has come.
     pub fn handle(&mut self, message: Option<Message>) {
+        if !self.begin() {
+            return self.wait(message);
+        }
         let now = clock::now();
         match message {
             Some(Message::Query(query, reply)) => {
@@ -102,6 +146,9 @@ impl AgentLoop {
     /// When to call [`handle`](Self::handle) without a message.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
+        if self.waiting.is_some() {
+            return Some(clock::mono() + CLAIM_AGAIN);
+        }
         [self.agent.deadline().map(|d| d.at), self.flush_at].into_iter().flatten().min()
     }
 

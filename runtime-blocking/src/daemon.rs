@@ -2,13 +2,14 @@
 
 use crate::clock::Clock;
 use crate::policy_cell::PolicyCell;
-use azure_proxy_agent_core::admission::{Admission, Admitted, Class};
+use azure_proxy_agent_core::admission::{Admission, Admitted, Holder};
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEvent};
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::{ConnectError, LocalQuery, LocalReply, RequestCounter};
 use azure_proxy_agent_core::identity::{KernelRecord, Peer, Route};
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::time::Now;
+use std::io;
 use std::net::{SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +71,8 @@ pub struct Daemon {
     connections: AtomicU64,
     busy: AtomicUsize,
     draining: AtomicBool,
+    /// When a failing accept was last logged (nanoseconds since boot).
+    last_complaint: AtomicU64,
 }
 
 impl Daemon {
@@ -87,28 +90,36 @@ impl Daemon {
             connections: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            last_complaint: AtomicU64::new(0),
         }
     }
 
     /// Looks at a connection that was just accepted: whose is it, and is there a place for it (PX-07, PX-14a)? `None`: close it.
     pub fn admit(self: &Arc<Self>, stream: TcpStream, client: SocketAddrV4) -> Option<Accepted> {
         let record = self.world.attribute(&stream, client);
-        let class = match record {
-            Some(KernelRecord { route: Route::Redirected, uid, .. }) => Class::User(uid),
-            _ => Class::Direct,
-        };
-        match self.admission().admit(self.clock.now().mono, class) {
+        let holder = Holder { user: record.map(|r| r.uid), direct: record.is_none_or(|r| r.route == Route::Direct) };
+        match self.admission().admit(self.clock.now().mono, holder) {
             Admitted::Yes => {
                 let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-                let place = Place { daemon: Arc::clone(self), class };
+                let place = Place { daemon: Arc::clone(self), holder };
                 Some(Accepted { stream, client, number, record, place })
             }
             Admitted::No { log, unlogged } => {
                 if log {
-                    log::warn!("Too many connections: one of {class:?} was closed ({unlogged} more since the last such line)");
+                    log::warn!("Too many connections: one of {holder:?} was closed ({unlogged} more since the last such line)");
                 }
                 None
             }
+        }
+    }
+
+    /// PX-04: accepting failed; said at most once per second.
+    pub fn cannot_accept(&self, error: &io::Error) {
+        let now = self.clock.now().mono.0;
+        let last = self.last_complaint.load(Ordering::Relaxed);
+        if now.saturating_sub(last) >= 1_000_000_000 || last == 0 {
+            self.last_complaint.store(now, Ordering::Relaxed);
+            log::warn!("A connection could not be accepted: {error}");
         }
     }
 
@@ -163,12 +174,12 @@ pub struct Accepted {
 /// A place among the connections (PX-14a); dropping it gives it back.
 pub struct Place {
     daemon: Arc<Daemon>,
-    class: Class,
+    holder: Holder,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.daemon.admission().release(self.class);
+        self.daemon.admission().release(self.holder);
     }
 }
 

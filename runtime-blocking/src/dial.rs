@@ -5,7 +5,15 @@ use redirect_ebpf::Redirector;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
 use std::net::{SocketAddrV4, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// A peer that is silent for this long is asked whether it is still there,
+const KEEP_IDLE: Duration = Duration::from_secs(60);
+/// again and again after this time,
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// and given up after so many questions without an answer.
+const KEEP_COUNT: u32 = 6;
 
 /// Begins a connection: a non-blocking socket that is connected when it becomes writable and [`outcome`] says so.
 ///
@@ -23,10 +31,19 @@ pub fn begin(to: SocketAddrV4, redirector: Option<&dyn Redirector>) -> Result<Tc
     }
     // Heads and bodies go out in one write each; waiting for more would only delay them.
     sockopt::set_tcp_nodelay(&socket, true).map_err(|_| ConnectError::Local)?;
+    keep_alive(socket.as_fd()).map_err(|_| ConnectError::Local)?;
     match connect(&socket, &to) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
         Err(e) => Err(reason(e)),
     }
+}
+
+/// Has the kernel give up on a peer that vanished without a word (tcp(7)): it would hold the place of a connection for ever.
+pub(crate) fn keep_alive(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    sockopt::set_tcp_keepidle(socket, KEEP_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEP_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEP_COUNT)?;
+    sockopt::set_socket_keepalive(socket, true)
 }
 
 /// How a connection attempt ended, once the socket is writable.
@@ -46,5 +63,31 @@ const fn reason(errno: Errno) -> ConnectError {
         Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN => ConnectError::Unreachable,
         Errno::TIMEDOUT => ConnectError::TimedOut,
         _ => ConnectError::Local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn a_vanished_peer_is_noticed_on_both_kinds_of_sockets() {
+        let told = |socket: BorrowedFd<'_>| {
+            let times = (sockopt::tcp_keepidle(socket)?, sockopt::tcp_keepintvl(socket)?, sockopt::tcp_keepcnt(socket)?);
+            Ok::<_, Errno>((sockopt::socket_keepalive(socket)?, times))
+        };
+        let wanted = Ok((true, (Duration::from_secs(60), Duration::from_secs(10), 6)));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        crate::listener::prepare(listener.as_fd()).expect("options");
+        let Ok(std::net::SocketAddr::V4(to)) = listener.local_addr() else { panic!("bound to IPv4") };
+        let dialled = begin(to, None).expect("loopback");
+        // The connection is in the backlog, or will be: the listener still waits for it.
+        let mut poll = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut poll, None).expect("poll");
+        let (accepted, _) = crate::listener::accept(&listener).expect("accepted");
+        assert_eq!(told(dialled.as_fd()), wanted);
+        assert_eq!(told(accepted.as_fd()), wanted, "inherited from the listener");
+        assert_eq!(sockopt::tcp_nodelay(&accepted), Ok(true), "inherited from the listener");
     }
 }

@@ -1,11 +1,12 @@
 //! The listening socket on 127.0.0.1:3080 (PX-01 to PX-05).
 
+use crate::dial;
 use azure_proxy_agent_core::identity::LISTENER;
 use redirect_ebpf::Redirector;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, ipproto, listen, socket_with, sockopt};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::{fmt, io};
 
 /// Connections that may wait for being accepted: a burst of clients is queued, not refused.
@@ -44,8 +45,7 @@ pub fn open(redirector: Option<&dyn Redirector>) -> Result<TcpListener, ListenEr
         redirector.exempt(socket.as_fd()).map_err(|e| ListenError::Other(io::Error::other(e.to_string())))?;
     }
     sockopt::set_socket_reuseaddr(&socket, true).map_err(other)?;
-    // Accepted sockets inherit it: one system call less for each.
-    sockopt::set_tcp_nodelay(&socket, true).map_err(other)?;
+    prepare(socket.as_fd()).map_err(other)?;
     bind(&socket, &LISTENER).map_err(|e| match e {
         Errno::ADDRINUSE => ListenError::Busy,
         Errno::PERM => ListenError::Guarded,
@@ -53,6 +53,12 @@ pub fn open(redirector: Option<&dyn Redirector>) -> Result<TcpListener, ListenEr
     })?;
     listen(&socket, BACKLOG).map_err(other)?;
     Ok(TcpListener::from(socket))
+}
+
+/// What all connections have in common is set here, once: accepted sockets inherit it.
+pub(crate) fn prepare(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    dial::keep_alive(listener)
 }
 
 /// Accepts one connection, non-blocking from the start.

@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// Most threads that look callers up at a time. More would only wait for each other.
 const LOOKUPS: usize = 8;
+/// How long an answer from another thread may take.
+pub const ANSWER: Duration = Duration::from_secs(15);
 const LISTENER: u64 = u64::MAX - 1;
 const STOP: u64 = u64::MAX - 2;
 const READ: Wants = Wants { read: true, write: false };
@@ -225,7 +227,7 @@ impl Server {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
                     // PX-04. Out of descriptors: the connections that there are go on, and may give some back.
-                    log::warn!("A connection could not be accepted: {e}");
+                    self.daemon.cannot_accept(&e);
                     std::thread::sleep(Duration::from_millis(10));
                     return;
                 }
@@ -266,6 +268,10 @@ impl Server {
         let Some(mut conn) = self.take(key, generation) else { return };
         let mut told = Ready::default();
         if conn.awaits == Awaits::Connect {
+            // An event that was fetched before the attempt began says nothing about it.
+            if !(upstream && (ready.write || ready.broken)) {
+                return self.put_back(key, conn);
+            }
             let outcome = conn.upstream.as_ref().map_or(Err(ConnectError::Local), dial::outcome);
             self.connected(&mut conn, outcome);
         } else if upstream {
@@ -318,7 +324,7 @@ impl Server {
                 Next::Identify => match conn.record {
                     Some(record) => {
                         self.identify(key, generation, record);
-                        self.rest(&mut conn, Awaits::Answer);
+                        self.rest(key, &mut conn, Awaits::Answer);
                     }
                     None => {
                         self.answer(&mut conn, ConnAnswer::Identified(Peer::Unknown));
@@ -328,7 +334,7 @@ impl Server {
                 Next::Connect(to) => self.connect(key, generation, &mut conn, to),
                 Next::Ask(query) => {
                     self.ask(key, generation, query);
-                    self.rest(&mut conn, Awaits::Answer);
+                    self.rest(key, &mut conn, Awaits::Answer);
                 }
                 Next::Unlink { abort } => {
                     conn.watched.1 = None;
@@ -348,6 +354,10 @@ impl Server {
                 Next::Done => return self.remove(key, *conn),
             }
         }
+        self.put_back(key, conn);
+    }
+
+    fn put_back(&mut self, key: usize, conn: Box<Conn>) {
         if let Some(slot) = self.slots.get_mut(key) {
             slot.conn = Some(conn);
         }
@@ -374,23 +384,26 @@ impl Server {
         });
         match begun {
             Ok(socket) => {
+                self.rest(key, conn, Awaits::Connect);
                 (conn.upstream, conn.watched.1) = (Some(socket), Some(WRITE));
-                let until = clock::mono() + self.daemon.limits.connect_timeout;
-                self.set_timer(key, conn, Some(until));
-                self.rest(conn, Awaits::Connect);
             }
             Err(e) => self.answer(conn, ConnAnswer::ConnectFailed(e)),
         }
     }
 
-    /// Leaves the client's socket alone while the connection waits for something else: nobody would serve it, and a broken one keeps the
-    /// loop busy whatever is asked.
-    fn rest(&self, conn: &mut Conn, awaits: Awaits) {
+    /// Leaves the sockets alone while the connection waits for something else, for a limited time: nobody would serve them, and a broken
+    /// one keeps the loop busy whatever is asked.
+    fn rest(&mut self, key: usize, conn: &mut Conn, awaits: Awaits) {
         conn.awaits = awaits;
         conn.busy.set(true);
         if conn.watched.0.take().is_some() {
             self.poller.delete(&conn.client);
         }
+        if let (Some(_), Some(upstream)) = (conn.watched.1.take(), &conn.upstream) {
+            self.poller.delete(upstream);
+        }
+        let patience = if awaits == Awaits::Connect { self.daemon.limits.connect_timeout } else { ANSWER };
+        self.set_timer(key, conn, Some(clock::mono() + patience));
     }
 
     /// Tells the poller what the connection waits for, where that has changed. `false`: it cannot wait.
@@ -431,8 +444,14 @@ impl Server {
             self.timers.pop_first();
             let Some(mut conn) = self.slots.get_mut(key).and_then(|slot| slot.conn.take()) else { continue };
             conn.timer = None;
-            if conn.awaits == Awaits::Connect {
-                self.connected(&mut conn, Err(ConnectError::TimedOut));
+            match conn.awaits {
+                Awaits::Sockets => {}
+                Awaits::Connect => self.connected(&mut conn, Err(ConnectError::TimedOut)),
+                // A look-up that hangs must not hold a place for ever. Nothing was decided, so there is nothing to say.
+                Awaits::Answer => {
+                    self.remove(key, *conn);
+                    continue;
+                }
             }
             self.drive(key, conn, Ready::default());
         }

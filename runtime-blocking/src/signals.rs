@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 /// Blocks SIGTERM and SIGINT in this thread and those it starts, and returns a descriptor that is readable when one of them was
-/// sent. Call it before any other thread is started.
+/// sent. SIGHUP, SIGUSR1 and SIGUSR2, whose default is to kill, are blocked and mean nothing. Call it before any other thread is started.
 ///
 /// # Errors
 /// The descriptor could not be made.
@@ -22,6 +22,14 @@ pub(crate) fn termination() -> io::Result<OwnedFd> {
         libc::sigaddset(&raw mut set, libc::SIGINT);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
     };
+    let mut idle = set;
+    // SAFETY: `idle` is a copy of an initialized set; otherwise as above. It cannot fail where the call before did not.
+    unsafe {
+        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
+            libc::sigaddset(&raw mut idle, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const idle, std::ptr::null_mut());
+    }
     if blocked != 0 {
         return Err(io::Error::from_raw_os_error(blocked));
     }

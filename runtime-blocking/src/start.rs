@@ -66,12 +66,12 @@ impl Start {
     /// The machine, with its directories checked, and what the connections share.
     #[must_use]
     pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
-        raise_descriptor_limit();
+        let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
         let host = Host::new(&self.run.config);
         host.prepare();
         let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox)));
         let world: Arc<dyn World> = Arc::<Machine>::clone(&machine);
-        (Arc::new(Daemon::new(Limits::DEFAULT, Clock::System, mailbox, world)), machine)
+        (Arc::new(Daemon::new(limits, Clock::System, mailbox, world)), machine)
     }
 
     /// What the agent machine is told.
@@ -168,8 +168,18 @@ fn forbid_core_dumps() {
     }
 }
 
-/// 1024 connections need more descriptors than the usual soft limit of 1024.
-fn raise_descriptor_limit() {
+/// As many connections as there can be descriptors for: two each, and some for everything else. Running out of them would stop the
+/// agent's own work, too.
+fn affordable(limits: Limits, descriptors: u64) -> Limits {
+    let connections = usize::try_from(descriptors.saturating_sub(96) / 2).unwrap_or(usize::MAX).clamp(2, limits.connections);
+    if connections < limits.connections {
+        log::warn!("The limit of {descriptors} open files is enough for {connections} connections, not {}", limits.connections);
+    }
+    Limits { connections, connections_per_user: limits.connections_per_user.min(connections / 2).max(1), ..limits }
+}
+
+/// 1024 connections need more descriptors than the usual soft limit of 1024. Returns what there is.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const WANTED: u64 = 8192;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -178,5 +188,7 @@ fn raise_descriptor_limit() {
         && let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum })
     {
         log::warn!("The limit of open files could not be raised to {target}: {e}");
+        return current.unwrap_or(target);
     }
+    current.map_or(target, |soft| soft.max(target))
 }

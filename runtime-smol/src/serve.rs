@@ -7,6 +7,7 @@ use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, LocalQuery, L
 use azure_proxy_agent_core::identity::{KernelRecord, Peer};
 use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
 use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
+use runtime_blocking::serve::ANSWER;
 use runtime_blocking::start::Stop;
 use runtime_blocking::{clock, dial, listener};
 use smol::LocalExecutor;
@@ -61,7 +62,7 @@ pub(crate) async fn accept_loop<'a>(
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => {
                     // PX-04. Out of descriptors: give those who have one the time to finish.
-                    log::warn!("A connection could not be accepted: {e}");
+                    daemon.cannot_accept(&e);
                     Timer::until(reactor, clock::mono() + Duration::from_millis(50)).await;
                     break;
                 }
@@ -95,15 +96,17 @@ pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: A
         let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut report);
         match next {
             Next::Identify => {
-                client.rest();
-                let peer = identify(&daemon, record, &lookups).await;
+                rest(&client, upstream.as_ref());
+                let answer = identify(&daemon, record, &lookups);
+                // A look-up that hangs must not hold a place for ever. Nothing was decided, so there is nothing to say.
+                let Some(peer) = in_time(&reactor, answer).await else { break };
                 pump.answer(cx!(daemon.clock.now()), ConnAnswer::Identified(peer));
                 // Most clients have sent their request by now.
                 ready.client = true;
             }
             Next::Connect(to) => {
                 upstream = None;
-                client.rest();
+                rest(&client, None);
                 let answer = match connect(&reactor, &daemon, to).await {
                     Ok(socket) => {
                         upstream = Some(socket);
@@ -114,8 +117,8 @@ pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: A
                 pump.answer(cx!(daemon.clock.now()), answer);
             }
             Next::Ask(query) => {
-                client.rest();
-                let reply = ask(&daemon, query).await;
+                rest(&client, upstream.as_ref());
+                let Some(reply) = in_time(&reactor, ask(&daemon, query)).await else { break };
                 pump.answer(cx!(daemon.clock.now()), ConnAnswer::Reply(reply));
             }
             Next::Unlink { abort } => {
@@ -134,6 +137,22 @@ pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: A
     // The sockets go before the place does: what is counted as free is free.
     drop((client, upstream));
     drop(place);
+}
+
+/// Leaves the sockets alone while the connection waits for something else.
+fn rest(client: &Source<TcpStream>, upstream: Option<&Source<TcpStream>>) {
+    client.rest();
+    upstream.into_iter().for_each(Source::rest);
+}
+
+/// The answer, if it comes in time.
+async fn in_time<T>(reactor: &Rc<Reactor>, answer: impl Future<Output = T>) -> Option<T> {
+    async { Some(answer.await) }
+        .or(async {
+            Timer::until(reactor, clock::mono() + ANSWER).await;
+            None
+        })
+        .await
 }
 
 /// Reads `/proc` and the account database on the blocking pool: another process can make both slow.

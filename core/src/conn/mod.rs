@@ -348,7 +348,12 @@ impl ProxyConn {
                 let at = self.head_since? + self.limits.head_timeout;
                 Some(Deadline { at, timer: Timer::Head })
             }
-            State::Collect(_) | State::Reply(_) => stall(self.client_progress),
+            State::Collect(_) => {
+                let stalled = self.client_progress + self.limits.stall_timeout;
+                let at = stalled.min(self.record.started + self.limits.body_timeout);
+                Some(Deadline { at, timer: Timer::Stall })
+            }
+            State::Reply(_) => stall(self.client_progress),
             State::Connect(_) => {
                 let at = self.upstream_progress + self.limits.connect_timeout;
                 Some(Deadline { at, timer: Timer::Connect })

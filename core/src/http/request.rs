@@ -119,7 +119,14 @@ impl RequestHead {
                     self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
                 }
                 8 if name.eq_ignore_ascii_case(b"metadata") => self.metadata = true,
-                10 if name.eq_ignore_ascii_case(b"connection") => self.persistence.add(value),
+                10 if name.eq_ignore_ascii_case(b"connection") => {
+                    // A field that an option names is for the next hop alone (RFC 9110 section 7.6.1): an intermediary at the host
+                    // would take our fields out again.
+                    if list_members(value).any(is_protected) {
+                        return Err(HeadError::Malformed);
+                    }
+                    self.persistence.add(value);
+                }
                 14 if name.eq_ignore_ascii_case(b"content-length") => length.add(value)?,
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                     // Exactly one coding, and that is chunked: everything else is read differently by different parsers.
@@ -177,6 +184,7 @@ mod tests {
             "Transfer-Encoding: \r\n",
             "Transfer-Encoding : chunked\r\n",
             "Host: a\r\nHost: a\r\n",
+            "Connection: close, X-MS-Azure-Host-Claims\r\n",
             " folded: x\r\n",
             "a: b\r\n c\r\n",
             ": x\r\n",

@@ -35,7 +35,7 @@ pub struct RollingFile {
     dir: Dir,
     name: String,
     rolling: Rolling,
-    current: Option<(File, u64)>,
+    current: Option<Tail<File>>,
 }
 
 impl RollingFile {
@@ -45,7 +45,7 @@ impl RollingFile {
     /// [`FileError`], among others if folder or file is a symbolic link (SEC-E2).
     pub fn open(folder: &Path, name: &str, rolling: Rolling) -> Result<Self, FileError> {
         let dir = Dir::create(folder, Access::Shared)?;
-        let current = Some(dir.append(name, MODE)?);
+        let current = Some(Tail::new(dir.append(name, MODE)?));
         Ok(Self { dir, name: name.to_owned(), rolling, current })
     }
 
@@ -53,20 +53,17 @@ impl RollingFile {
     /// over two files, so a file may exceed the limit by one write (FS-64). `wall` dates the name of a rolled file.
     ///
     /// # Errors
-    /// The bytes, or a part of them, are not in the file. A file that can neither be rolled nor opened takes nothing more until
-    /// it can: a log never grows without bound.
+    /// The bytes are not in the file; of a part that got there (a full disk) nothing stays. A file that can neither be rolled nor
+    /// opened takes nothing more until it can: a log never grows without bound.
     pub fn write(&mut self, wall: Wall, bytes: &[u8]) -> io::Result<()> {
-        if self.current.as_ref().is_some_and(|(_, size)| *size >= self.rolling.limit) {
+        if self.current.as_ref().is_some_and(|tail| tail.size >= self.rolling.limit) {
             self.roll(wall).map_err(io::Error::other)?;
         }
-        let mut current = match self.current.take() {
+        let current = match &mut self.current {
             Some(current) => current,
-            None => self.dir.append(&self.name, MODE).map_err(io::Error::other)?,
+            None => self.current.insert(Tail::new(self.dir.append(&self.name, MODE).map_err(io::Error::other)?)),
         };
-        let result = current.0.write_all(bytes);
-        current.1 = current.1.saturating_add(bytes.len() as u64);
-        self.current = Some(current);
-        result
+        current.append(bytes)
     }
 
     fn roll(&mut self, wall: Wall) -> Result<(), FileError> {
@@ -82,6 +79,67 @@ impl RollingFile {
             self.dir.remove(name)?;
         }
         Ok(())
+    }
+}
+
+/// What the end of a file needs: [`File`], and what tests put in its place.
+trait Appendable: io::Write {
+    fn set_len(&self, size: u64) -> io::Result<()>;
+}
+
+impl Appendable for File {
+    fn set_len(&self, size: u64) -> io::Result<()> {
+        Self::set_len(self, size)
+    }
+}
+
+/// The end of a file, where whole lines are added or nothing.
+#[derive(Debug)]
+struct Tail<F> {
+    file: F,
+    /// Bytes in the file.
+    size: u64,
+    /// The file ends in a part of a line that could not be taken back.
+    torn: bool,
+}
+
+impl<F: Appendable> Tail<F> {
+    const fn new((file, size): (F, u64)) -> Self {
+        Self { file, size, torn: false }
+    }
+
+    /// Adds `bytes`, or takes back what a failed write left of them; if even that fails the next line does not begin behind it.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.whole(b"\n")?;
+            self.torn = false;
+        }
+        self.whole(bytes)
+    }
+
+    fn whole(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (before, mut rest) = (self.size, bytes);
+        let failed = loop {
+            if rest.is_empty() {
+                return Ok(());
+            }
+            match self.file.write(rest) {
+                Ok(0) => break io::ErrorKind::WriteZero.into(),
+                Ok(n) => {
+                    self.size = self.size.saturating_add(n as u64);
+                    rest = rest.get(n..).unwrap_or_default();
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break e,
+            }
+        };
+        if self.size != before {
+            match self.file.set_len(before) {
+                Ok(()) => self.size = before,
+                Err(_) => self.torn = true,
+            }
+        }
+        Err(failed)
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Host {
     console: Console,
     /// `None`: file logs are off (FS-04).
     audit: Option<LogFile>,
+    /// The lock on the key directory.
+    claim: std::sync::Mutex<Option<std::os::fd::OwnedFd>>,
 }
 
 /// What became of an effect.
@@ -65,6 +67,7 @@ impl Host {
             status_folder: config.status_folder.clone(),
             console: Console::default(),
             audit: config.log_folder.as_ref().map(|folder| LogFile::new(folder, AUDIT_FILE)),
+            claim: std::sync::Mutex::default(),
         }
     }
 
@@ -82,6 +85,24 @@ impl Host {
                 log::error!("{e}");
             }
         }
+    }
+
+    /// Makes the key directory this process's own: `false` while another agent has it (CLI-11). Ends with the process. A directory that
+    /// cannot be locked for another reason is nobody's; what is wrong with it is said where it is used (SEC-E3).
+    #[must_use]
+    pub fn claim(&self) -> bool {
+        use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut claim = self.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if claim.is_some() {
+            return true;
+        }
+        let Ok(folder) = open(self.keys.path(), flags, Mode::empty()) else { return true };
+        let taken = flock(&folder, FlockOperation::NonBlockingLockExclusive);
+        if taken.is_ok() {
+            *claim = Some(folder);
+        }
+        taken != Err(rustix::io::Errno::WOULDBLOCK)
     }
 
     /// Who made a connection: what the kernel noted, confirmed against `/proc`, completed from the account database. May take
