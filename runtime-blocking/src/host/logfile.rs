@@ -4,7 +4,7 @@ use super::files::{Access, Dir, FileError};
 use crate::clock;
 use azure_proxy_agent_core::time::{Mono, Wall};
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -82,14 +82,20 @@ impl RollingFile {
     }
 }
 
-/// What the end of a file needs: [`File`], and what tests put in its place.
+/// What [`Tail`] needs of a file; tests have a disk that is full.
 trait Appendable: io::Write {
-    fn set_len(&self, size: u64) -> io::Result<()>;
+    /// Removes the last `written` bytes, which the latest writes added.
+    fn take_back(&mut self, written: u64) -> io::Result<()>;
 }
 
 impl Appendable for File {
-    fn set_len(&self, size: u64) -> io::Result<()> {
-        Self::set_len(self, size)
+    fn take_back(&mut self, written: u64) -> io::Result<()> {
+        // In append mode the position is where our bytes end. If the file does not end there, others write or cut it too.
+        let end = self.stream_position()?;
+        match end.checked_sub(written) {
+            Some(before) if self.metadata()?.len() == end => self.set_len(before),
+            _ => Err(io::Error::other("the file changed meanwhile")),
+        }
     }
 }
 
@@ -97,14 +103,14 @@ impl Appendable for File {
 #[derive(Debug)]
 struct Tail<F> {
     file: F,
-    /// Bytes in the file.
+    /// Bytes in the file, as far as we know: decides when it is rolled.
     size: u64,
     /// The file ends in a part of a line that could not be taken back.
     torn: bool,
 }
 
 impl<F: Appendable> Tail<F> {
-    const fn new((file, size): (F, u64)) -> Self {
+    fn new((file, size): (F, u64)) -> Self {
         Self { file, size, torn: false }
     }
 
@@ -118,28 +124,27 @@ impl<F: Appendable> Tail<F> {
     }
 
     fn whole(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (before, mut rest) = (self.size, bytes);
+        let mut rest = bytes;
         let failed = loop {
             if rest.is_empty() {
-                return Ok(());
+                break None;
             }
             match self.file.write(rest) {
-                Ok(0) => break io::ErrorKind::WriteZero.into(),
-                Ok(n) => {
-                    self.size = self.size.saturating_add(n as u64);
-                    rest = rest.get(n..).unwrap_or_default();
-                }
+                Ok(0) => break Some(io::ErrorKind::WriteZero.into()),
+                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => break e,
+                Err(e) => break Some(e),
             }
         };
-        if self.size != before {
-            match self.file.set_len(before) {
-                Ok(()) => self.size = before,
+        let mut written = (bytes.len() - rest.len()) as u64;
+        if failed.is_some() && written > 0 {
+            match self.file.take_back(written) {
+                Ok(()) => written = 0,
                 Err(_) => self.torn = true,
             }
         }
-        Err(failed)
+        self.size = self.size.saturating_add(written);
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -224,107 +229,4 @@ fn is_rolled(name: &str, log: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::scratch::Scratch;
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    const SMALL: Rolling = Rolling { limit: 10, files: 3 };
-
-    fn at(n: u64) -> Wall {
-        Wall(1_767_687_330_123_000_000 + n)
-    }
-
-    #[test]
-    fn fs62_rolled_before_a_write_that_finds_it_full_and_fs64_never_splits_a_line() {
-        let scratch = Scratch::new("logfile");
-        let mut log = RollingFile::open(scratch.path(), "a.log", SMALL).expect("opens");
-        log.write(at(1), b"123456789\n").expect("fits exactly");
-        assert_eq!(scratch.names(), ["a.log"], "reaching the limit alone does not roll");
-        log.write(at(2), b"a line longer than the limit\n").expect("rolls");
-        assert_eq!(scratch.names(), ["a.log", "a.log.2026-01-06T08.15.30.123-1767687330123000002.log"]);
-        assert_eq!(fs::read(scratch.path().join("a.log")).expect("read"), b"a line longer than the limit\n");
-    }
-
-    #[test]
-    fn fs63_keeps_the_newest_and_fs73_never_deletes_foreign_names() {
-        let scratch = Scratch::new("logfile");
-        let foreign = [
-            "a.log.1",
-            "a.log.2026-01-06T08.15.30.123-.log",
-            "a.log.2026-01-06T08.15.30.123-12x.log",
-            "a.log.2026-01-06T08.15.30-1.log",
-            "a.log.bak.2026-01-06T08.15.30.123-1.log",
-            "b.log.2026-01-06T08.15.30.123-1.log",
-        ];
-        for name in foreign {
-            fs::write(scratch.path().join(name), "keep").expect("write");
-        }
-        let mut log = RollingFile::open(scratch.path(), "a.log", SMALL).expect("opens");
-        for n in 1..=9 {
-            log.write(at(n), format!("line number {n}\n").as_bytes()).expect("writes");
-        }
-        let ours: Vec<String> = scratch.names().into_iter().filter(|n| !foreign.contains(&n.as_str())).collect();
-        assert_eq!(
-            ours,
-            [
-                "a.log",
-                "a.log.2026-01-06T08.15.30.123-1767687330123000008.log",
-                "a.log.2026-01-06T08.15.30.123-1767687330123000009.log"
-            ]
-        );
-        assert_eq!(scratch.names().len(), ours.len() + foreign.len());
-    }
-
-    #[test]
-    fn goes_on_in_an_existing_file_and_fs72_narrows_its_mode() {
-        let scratch = Scratch::new("logfile");
-        let path = scratch.path().join("a.log");
-        fs::write(&path, "old\n").expect("write");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("mode");
-        RollingFile::open(scratch.path(), "a.log", SMALL).expect("opens").write(at(0), b"new\n").expect("writes");
-        assert_eq!(fs::read(&path).expect("read"), b"old\nnew\n");
-        assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o7777, 0o640);
-    }
-
-    #[test]
-    fn sec_e2_links_are_refused_and_their_targets_untouched() {
-        let scratch = Scratch::new("logfile");
-        let target = scratch.path().join("target");
-        std::os::unix::fs::symlink(&target, scratch.path().join("a.log")).expect("dangling link");
-        let error = RollingFile::open(scratch.path(), "a.log", SMALL).expect_err("refused").to_string();
-        assert!(error.ends_with("a.log: refused, because it is a symbolic link"), "{error}");
-        assert!(!target.exists());
-        std::os::unix::fs::symlink(scratch.path(), scratch.path().join("folder")).expect("link");
-        RollingFile::open(&scratch.path().join("folder"), "b.log", SMALL).expect_err("refused");
-        assert!(!scratch.path().join("b.log").exists());
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_rolled_takes_no_more_and_recovers() {
-        let scratch = Scratch::new("logfile");
-        let mut log = RollingFile::open(scratch.path(), "a.log", SMALL).expect("opens");
-        log.write(at(1), b"0123456789").expect("writes");
-        let in_the_way = scratch.path().join("a.log.2026-01-06T08.15.30.123-1767687330123000002.log");
-        fs::write(&in_the_way, "").expect("write");
-        log.write(at(2), b"x").expect_err("the name is taken");
-        assert_eq!(fs::metadata(scratch.path().join("a.log")).expect("stat").len(), 10);
-        log.write(at(3), b"x").expect("the next name is free");
-        assert_eq!(fs::read(scratch.path().join("a.log")).expect("read"), b"x");
-    }
-
-    #[test]
-    fn a_shared_log_reports_a_failure_once_and_mode_is_0640() {
-        let scratch = Scratch::new("logfile");
-        let (good, bad) = (LogFile::new(&scratch.path().join("logs"), "a"), LogFile::new(&scratch.path().join("file/logs"), "a"));
-        fs::write(scratch.path().join("file"), "").expect("write");
-        assert_eq!((good.append(at(0), b"1\n"), good.append(at(0), b"2\n")), (Ok(()), Ok(())));
-        let path = scratch.path().join("logs/a");
-        assert_eq!(fs::read(&path).expect("read"), b"1\n2\n");
-        assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o7777, 0o640, "FS-72");
-        let error = bad.append(at(0), b"1\n").expect_err("not a directory");
-        assert!(error.starts_with("The log file a is not written: "), "{error}");
-        assert_eq!(bad.append(at(0), b"2\n"), Ok(()), "said already");
-    }
-}
+mod tests;
