@@ -499,7 +499,9 @@ fn as_many_connections_as_there_are_places(runtime: Runtime) {
     calm.world.wait("the agent has noticed", || (usage(calm.pid).descriptors < 100).then_some(()));
     let direct = fill(&ann, LISTENER, PLACES + 10);
     bob.connect(LISTENER).end();
-    ordinary(&ann);
+    ordinary(&bob);
+    // And each as one of its user's, too: nobody gets more than half of the places by going both ways.
+    ann.connect(IMDS).end();
     drop(direct);
     drop((ann, bob, eve));
     let log = calm.world.agent.output() + &calm.world.sandbox.log("ProxyAgent.log").unwrap_or_default();

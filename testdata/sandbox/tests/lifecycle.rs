@@ -271,10 +271,14 @@ fn a_second_agent_leaves_the_first_alone(runtime: Runtime) {
         .until(Ready::Started);
     let mut second = world.sandbox.start_agent(&options).unwrap();
     says(&world.sandbox, &second, "Cannot listen on 127.0.0.1:3080");
+    says(&world.sandbox, &second, "Another agent uses the same key directory");
+    let tags = ["provisioned.tag", "status.tag"].map(|name| world.sandbox.key_folder().join(name));
+    assert!(tags.iter().all(|tag| tag.exists()), "CLI-11: what the first has written stays");
     for _ in 0..50 {
         assert!(goes_through_the_agent(&caller));
     }
     assert!(second.is_running().unwrap(), "PX-02: it keeps trying");
+    assert!(tags.iter().all(|tag| tag.exists()));
     assert_eq!(provision(&world.sandbox).unwrap(), (true, String::new()), "the first is asked, and well");
     assert!(stop(&mut second) < END);
     assert!(goes_through_the_agent(&caller), "nor does its end touch anything");
