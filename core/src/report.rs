@@ -33,6 +33,7 @@ pub fn audit_notice(summary: &Summary<'_>) -> Option<String> {
     let (RecordKind::Failed, Some(Decision::Audit(_))) = (summary.kind, summary.decision) else { return None };
     let name = Destination::from_addr(summary.peer.original()?)?.name();
     let target = String::from_utf8_lossy(summary.url);
+    let target = cut(&target);
     Some(format!("{name} request {target} denied in audit mode, continue forward the request"))
 }
 
