@@ -80,9 +80,7 @@ pub(crate) fn load(options: &LoadOptions) -> Result<Loaded, RedirectError> {
     if options.egress_backstop {
         hooks.insert(0, EGRESS);
     }
-    let loaded = climb_down(&object, &hooks, options.first_step);
-    sys::trim_heap();
-    loaded
+    climb_down(&object, &hooks, options.first_step)
 }
 
 /// `override_path`'s contents, or the embedded object.

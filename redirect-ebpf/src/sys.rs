@@ -198,15 +198,6 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Gives the memory that loading needed back to the system: parsing the kernel's types takes a hundred times what stays.
-pub(crate) fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: has no preconditions.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// # Safety
 /// Pointers in `attr` must be good for what `command` does with them.
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::daemon::{Daemon, Message};
 use crate::machine::Machine;
+use crate::memory;
 use azure_proxy_agent_core::agent::AgentEvent;
 use redirect_ebpf::{EbpfRedirector, LoadOptions};
 use std::sync::Arc;
@@ -25,7 +26,10 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config) {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match EbpfRedirector::load(&options) {
+        let loaded = EbpfRedirector::load(&options);
+        // Parsing the kernel's types takes a hundred times the memory that stays.
+        memory::give_back();
+        match loaded {
             Ok(redirector) => {
                 machine.set_redirector(Arc::new(redirector));
                 daemon.mailbox.post(Message::Event(AgentEvent::RedirectorReady));

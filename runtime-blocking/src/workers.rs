@@ -1,4 +1,4 @@
-//! Threads that serve one connection at a time: as many as there are connections, kept for a while, never more than the bound.
+//! Threads for what blocks: started when a job comes and nobody is idle, kept for a while, never more than the bound.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Stack of a worker. Bytes; only what is touched costs memory.
 pub(crate) const STACK: usize = 256 * 1024;
-/// How long an idle worker stays for the next connection.
+/// How long an idle worker stays for the next job.
 const IDLE: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -44,7 +44,7 @@ impl Workers {
             queue.threads += 1;
             drop(queue);
             let shared = Arc::clone(&self.0);
-            let started = std::thread::Builder::new().name("conn".into()).stack_size(STACK).spawn(move || shared.work());
+            let started = std::thread::Builder::new().name("lookup".into()).stack_size(STACK).spawn(move || shared.work());
             if let Err(e) = started {
                 // The job stays in the queue for the next worker that becomes idle.
                 log::error!("A thread could not be started: {e}");

@@ -8,7 +8,7 @@ use crate::http::chunked::{ChunkError, Decoder, Emit};
 use crate::http::head::Scanned;
 use crate::http::reply::{CONTINUE, Reply, Status};
 use crate::http::request::is_protected;
-use crate::http::target::Target;
+use crate::http::target::is_exactly;
 use crate::http::{HeadError, HeadScan, RequestBody, RequestHead, Version};
 use crate::identity::Peer;
 use crate::sign;
@@ -30,8 +30,6 @@ pub(super) struct Request {
     pub(super) to: Option<SocketAddrV4>,
     /// What is left of the body.
     pub(super) body: StreamBody,
-    /// Content bytes collected so far.
-    pub(super) collected: usize,
 }
 
 /// `Allow` of a 405 (PX-19).
@@ -109,32 +107,31 @@ impl ProxyConn {
         let url = words.next().unwrap_or_default();
         let (method, url) = (method.get(..32).unwrap_or(method), url.get(..1024).unwrap_or(url));
         self.record.begin(cx.requests.next(), cx.now.mono, method, url);
-        self.refuse(cx, Version::Http11, false, &Reply::empty(status, false), Details::Text(why), After::Linger);
+        self.refuse(cx, Version::Http11, false, &Reply::empty(status, false), Details::Text(why));
     }
 
-    /// Refuses the current request with a record if the kernel knows the caller (PX-36).
-    fn refuse(&mut self, cx: Cx<'_>, version: Version, answers_head: bool, reply: &Reply<'_>, details: Details, after: After) {
+    /// Refuses the current request with a record if the kernel knows the caller (PX-36). Every refusal waits for the caller's close:
+    /// an unread body, or further requests that it has sent already, would turn ours into a reset that destroys the answer.
+    fn refuse(&mut self, cx: Cx<'_>, version: Version, answers_head: bool, reply: &Reply<'_>, details: Details) {
         self.record.status = reply.status;
         self.record.details = details;
         if self.peer.original().is_some() {
             self.report(cx.now.mono, RecordKind::Normal);
         }
-        self.reply(cx, reply, version, answers_head, after);
+        self.reply(cx, reply, version, answers_head, After::Linger);
     }
 
     /// The checks of proxy.md section 3, in its order, from PX-18 on.
     fn admit(&mut self, cx: Cx<'_>, head: RequestHead) {
         let raw = self.client.raw();
         let method = head.method.get(raw);
-        let received = head.target.get(raw);
-        let url = received.split(|b| *b == b'#').next().unwrap_or_default();
+        let url = head.whole.get(raw);
         let exempt = sign::is_exempt(method, url);
         let answers_head = method == b"HEAD";
         let allowed = method_allowed(method);
-        let target = Target::parse(received);
-        let blocked = target.is_some_and(|t| traversal_guard(t.path));
-        let provision = target.is_some_and(|t| t.is_exactly(b"/provision"));
-        let status = target.is_some_and(|t| t.is_exactly(b"/gpa-aggregated-status"));
+        let blocked = traversal_guard(head.path.get(raw));
+        let provision = is_exactly(url, b"/provision");
+        let status = is_exactly(url, b"/gpa-aggregated-status");
         let tick = head.tick.and_then(|t| core::str::from_utf8(t.get(raw)).ok()).and_then(|t| t.parse().ok()).unwrap_or(0);
         self.record.begin(cx.requests.next(), cx.now.mono, method, url);
         self.record.epoch = cx.policy.epoch;
@@ -143,19 +140,16 @@ impl ProxyConn {
         let version = head.version;
         if matches!(head.body, RequestBody::Length(n) if n > limit) {
             let reply = Reply::text(Status::CONTENT_TOO_LARGE, "length limit exceeded", false);
-            return self.refuse(cx, version, answers_head, &reply, Details::Text("length limit exceeded"), After::Linger);
+            return self.refuse(cx, version, answers_head, &reply, Details::Text("length limit exceeded"));
         }
-        // An unread body, or further requests that the caller has sent already, would turn our close into a reset that destroys
-        // the answer.
-        let after = After::Linger;
         if !allowed {
             let mut reply = Reply::text(Status::METHOD_NOT_ALLOWED, "Method Not Allowed", true);
             reply.allow = Some(ALLOW);
-            return self.deny(cx, version, answers_head, &reply, Details::UnsupportedMethod, after);
+            return self.deny(cx, version, answers_head, &reply, Details::UnsupportedMethod);
         }
         if blocked {
             let reply = Reply::empty(Status::FORBIDDEN, true);
-            return self.deny(cx, version, answers_head, &reply, Details::Traversal, after);
+            return self.deny(cx, version, answers_head, &reply, Details::Traversal);
         }
         let mut request = Request {
             head,
@@ -168,7 +162,6 @@ impl ProxyConn {
                 RequestBody::Length(n) => StreamBody::Length(n),
                 RequestBody::Chunked => StreamBody::Chunked(Decoder::new(limit)),
             },
-            collected: 0,
         };
         if provision || status {
             let forbidden = status && !self.peer.claims().is_some_and(crate::identity::Claims::is_elevated);
@@ -178,7 +171,7 @@ impl ProxyConn {
                 (true, false) => None,
             };
             if let Some(status) = refused {
-                return self.reply(cx, &Reply::empty(status, true), version, answers_head, after);
+                return self.reply(cx, &Reply::empty(status, true), version, answers_head, After::Linger);
             }
             request.query =
                 Some(if provision { LocalQuery::Provision { tick, notify: head.notify } } else { LocalQuery::Status });
@@ -187,7 +180,7 @@ impl ProxyConn {
         match self.authorize(cx, request) {
             Ok(request) => self.take(cx, request),
             Err((status, details)) => {
-                self.deny(cx, version, answers_head, &Reply::empty(status, true), details, after);
+                self.deny(cx, version, answers_head, &Reply::empty(status, true), details);
             }
         }
     }
@@ -219,12 +212,12 @@ impl ProxyConn {
     }
 
     /// Refuses with a normal record (the failed one, if any, was reported before); without claims with a failed one alone (PX-24).
-    fn deny(&mut self, cx: Cx<'_>, version: Version, answers_head: bool, reply: &Reply<'_>, details: Details, after: After) {
+    fn deny(&mut self, cx: Cx<'_>, version: Version, answers_head: bool, reply: &Reply<'_>, details: Details) {
         self.record.status = reply.status;
         self.record.details = details;
         let kind = if matches!(details, Details::NoClaims) { RecordKind::Failed } else { RecordKind::Normal };
         self.report(cx.now.mono, kind);
-        self.reply(cx, reply, version, answers_head, after);
+        self.reply(cx, reply, version, answers_head, After::Linger);
     }
 
     /// An authorized request: exempt bodies stream, all others are collected first (PX-76).
@@ -280,9 +273,7 @@ impl ProxyConn {
     /// Collects the body of a request that is signed, or of one that is answered here.
     pub(super) fn read_body(&mut self, cx: Cx<'_>) -> Step {
         let State::Collect(request) = &mut self.state else { return Step::Wait };
-        let before = self.client.ready().len();
         let outcome = request.body.advance(&mut self.client, Emit::Data);
-        request.collected += self.client.ready().len() - before;
         let request = *request;
         match outcome {
             Ok(true) => {
@@ -324,7 +315,7 @@ impl ProxyConn {
         if request.query.is_some() {
             return self.reply(cx, &reply, request.head.version, request.answers_head, After::Linger);
         }
-        self.deny(cx, request.head.version, request.answers_head, &reply, details, After::Linger);
+        self.deny(cx, request.head.version, request.answers_head, &reply, details);
     }
 }
 

@@ -31,6 +31,10 @@ pub struct RequestHead {
     pub method: Span,
     /// The whole request target as received.
     pub target: Span,
+    /// The target without fragment: what is forwarded, signed and recorded.
+    pub whole: Span,
+    /// The raw path of the target; empty for CONNECT, whose target has none.
+    pub path: Span,
     /// Version of the message.
     pub version: Version,
     /// Framing of the body.
@@ -84,25 +88,30 @@ impl RequestHead {
         if !head.starts_with(method.as_bytes()) {
             return Err(HeadError::Malformed);
         }
+        let target = target.as_bytes();
+        let (whole, path) = match Target::parse(target) {
+            Some(parts) => (parts.whole, parts.path),
+            None if method == "CONNECT" => (target.split(|b| *b == b'#').next().unwrap_or_default(), &b""[..]),
+            None => return Err(HeadError::Malformed),
+        };
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         let mut this = Self {
             len: head.len(),
             method: Span::of(head, method.as_bytes()),
-            target: Span::of(head, target.as_bytes()),
+            target: Span::of(head, target),
+            whole: Span::of(head, whole),
+            path: if path.is_empty() { Span::default() } else { Span::of(head, path) },
             version,
             body: RequestBody::Length(0),
             persistence: Persistence::default(),
             expects_continue: false,
             unsignable: false,
-            needs_cut: target.as_bytes().contains(&b'#'),
+            needs_cut: whole.len() < target.len(),
             metadata: false,
             tick: None,
             notify: false,
         };
         this.read_fields(head, request.headers, fields)?;
-        if method != "CONNECT" && Target::parse(target.as_bytes()).is_none() {
-            return Err(HeadError::Malformed);
-        }
         Ok(this)
     }
 

@@ -35,12 +35,12 @@ impl<'a> Target<'a> {
         let fine = path.iter().all(|b| path_byte(*b)) && query.unwrap_or_default().iter().all(|b| query_byte(*b));
         fine.then_some(Self { whole, path, query })
     }
+}
 
-    /// Whether it is exactly this path without a query; an empty query counts as none (PX-46).
-    #[must_use]
-    pub fn is_exactly(&self, path: &[u8]) -> bool {
-        self.whole.strip_suffix(b"?").unwrap_or(self.whole) == path
-    }
+/// Whether a target without fragment is exactly this path, and has no query; an empty query counts as none (PX-46).
+#[must_use]
+pub fn is_exactly(whole: &[u8], path: &[u8]) -> bool {
+    whole.strip_suffix(b"?").unwrap_or(whole) == path
 }
 
 /// The text after `scheme://authority` of an absolute-form target.
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn local_endpoints_match_exactly_px46() {
-        let is = |t: &str| Target::parse(t.as_bytes()).unwrap().is_exactly(b"/provision");
+        let is = |t: &str| is_exactly(Target::parse(t.as_bytes()).unwrap().whole, b"/provision");
         assert!(is("/provision") && is("/provision?"));
         assert!(!is("/provision?a") && !is("/provision/") && !is("/Provision") && !is("http://h/provision"));
     }

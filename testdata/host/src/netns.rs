@@ -14,13 +14,17 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const RTM_NEWLINK: u16 = 16;
+/// Message: an interface, told or to be changed.
+pub const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
-const RTM_NEWADDR: u16 = 20;
+/// Message: an address, told or to be added.
+pub const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-const IFF_UP: u32 = 1;
+/// Flag of an interface that is up.
+pub const IFF_UP: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
-const IFA_LOCAL: u16 = 2;
+/// Attribute: the address itself.
+pub const IFA_LOCAL: u16 = 2;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,17 +8,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use azure_host_sim::netns::Netlink;
+use azure_host_sim::netns::{IFA_LOCAL, IFF_UP, Netlink, RTM_NEWADDR, RTM_NEWLINK};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 
 use crate::sys;
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_NEWADDR: u16 = 20;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE_EXCLUSIVELY: u16 = 0x600;
-const IFF_UP: u32 = 1;
-const IFA_LOCAL: u16 = 2;
 const LOOPBACK: i32 = 1;
 /// Where programs expect bpffs; inside, it is the sandbox's own.
 const BPFFS: &str = "/sys/fs/bpf";
