@@ -155,6 +155,11 @@ pub enum Route {
     Redirected,
     /// The caller connected to the listener itself.
     Direct,
+    /// The caller asked for a guarded endpoint from another network namespace and was let through (S-08, audit). Noted, never on an
+    /// accepted connection.
+    Passed,
+    /// The same, refused at `connect()` (S-08, enforce).
+    Refused,
 }
 
 /// The executable file of a process as the kernel names it: inode, its change time, device and generation.

@@ -131,6 +131,14 @@ impl Redirector for EbpfRedirector {
         self.repair_maps(&state.wanted)
     }
 
+    fn heartbeat(&self) -> Result<(), RedirectError> {
+        Ok(())
+    }
+
+    fn next_foreign(&self) -> Result<Option<KernelRecord>, RedirectError> {
+        Ok(None)
+    }
+
     fn describe(&self) -> String {
         let state = self.state();
         let backstop = if state.links.has(EGRESS) { "on" } else { "off" };

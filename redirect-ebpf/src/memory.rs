@@ -3,7 +3,7 @@
 use crate::error::RedirectError;
 use crate::redirector::Redirector;
 use azure_proxy_agent_core::identity::{KernelRecord, PerDestination, TargetMode};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,8 @@ struct Inner {
     records: HashMap<SocketAddr, KernelRecord>,
     targets: PerDestination<TargetMode>,
     exempted: usize,
+    heartbeats: usize,
+    foreign: VecDeque<KernelRecord>,
     broken: Option<String>,
 }
 
@@ -47,6 +49,17 @@ impl MemoryRedirector {
     #[must_use]
     pub fn exempted(&self) -> usize {
         self.inner().exempted
+    }
+
+    /// How often the agent said that it lives.
+    #[must_use]
+    pub fn heartbeats(&self) -> usize {
+        self.inner().heartbeats
+    }
+
+    /// Somebody connected from another network namespace.
+    pub fn note_foreign(&self, record: KernelRecord) {
+        self.inner().foreign.push_back(record);
     }
 
     /// Makes every operation fail with `reason`, or work again.
@@ -88,6 +101,15 @@ impl Redirector for MemoryRedirector {
 
     fn check(&self) -> Result<(), RedirectError> {
         self.working().map(drop)
+    }
+
+    fn heartbeat(&self) -> Result<(), RedirectError> {
+        self.working()?.heartbeats += 1;
+        Ok(())
+    }
+
+    fn next_foreign(&self) -> Result<Option<KernelRecord>, RedirectError> {
+        Ok(self.working()?.foreign.pop_front())
     }
 
     fn describe(&self) -> String {

@@ -33,6 +33,20 @@ pub trait Redirector: Send + Sync {
     /// Something is wrong and could not be repaired: the reason for the status `STOPPED`.
     fn check(&self) -> Result<(), RedirectError>;
 
+    /// Says that the agent lives: an endpoint in `Audit` is given up by the kernel half when this has not been said for a while
+    /// (S-03). Every 10 seconds.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn heartbeat(&self) -> Result<(), RedirectError>;
+
+    /// The next note about a connection to a guarded endpoint from another network namespace: route `Passed` or `Refused` (S-08).
+    /// `None`: there are no more. Taken out by reading; bounded, what did not fit was counted.
+    ///
+    /// # Errors
+    /// The kernel refused the look-up.
+    fn next_foreign(&self) -> Result<Option<KernelRecord>, RedirectError>;
+
     /// One line for the status: what is in force, and how it was reached.
     fn describe(&self) -> String;
 }

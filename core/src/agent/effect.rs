@@ -44,6 +44,9 @@ pub enum AgentEffect {
     /// Make the redirect so, check that it is attached, repair it (W-84, S-13); answered by [`AgentAnswer::Redirected`]. Comes
     /// in every iteration, also when nothing changed; one at a time, and never before [`AgentEvent::RedirectorReady`].
     Redirect(PerDestination<TargetMode>),
+    /// Tell the kernel half that the agent lives, and take its notes about other network namespaces to the audit log (S-03, S-08).
+    /// No answer: what does not work shows at the next [`Redirect`](Self::Redirect).
+    Heartbeat,
     /// Complete the status document with [`StatusDraft::complete`] and the tables of the process's requests, and carry out the
     /// effect that this gives.
     Status {
@@ -156,4 +159,6 @@ pub enum AgentTimer {
     Background,
     /// When to write the status file again (FS-40).
     Status,
+    /// When to say again that the agent lives (S-03).
+    Heartbeat,
 }

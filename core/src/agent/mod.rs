@@ -48,6 +48,9 @@ pub const STATUS_PATH: &str = "/var/log/azure-proxy-agent/status.json";
 /// FS-44.
 const STATUS_WRITTEN: &str = "Aggregate status written to status file: /var/log/azure-proxy-agent/status.json";
 
+/// An endpoint in audit mode is given up by the kernel half when no heartbeat came for four of these (S-03).
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// W-109.
 const STATUS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -83,6 +86,8 @@ pub struct Agent {
     status_due: Option<Mono>,
     /// The background tasks are to start at this time at the latest.
     background_due: Option<Mono>,
+    /// When to say again that the agent lives; `None` while nothing is redirected.
+    heartbeat_due: Option<Mono>,
     effects: VecDeque<AgentEffect>,
 }
 
@@ -105,6 +110,7 @@ impl Agent {
             policy: Policy::default(),
             status_due: None,
             background_due: None,
+            heartbeat_due: None,
             effects: VecDeque::new(),
         }
     }
@@ -214,6 +220,9 @@ impl Agent {
         if self.status_due.is_some_and(|at| now.mono >= at) {
             self.write_status(now);
         }
+        if self.heartbeat_due.is_some_and(|at| now.mono >= at) {
+            self.beat(now);
+        }
     }
 
     /// The next thing to do; drain to `None` after each input.
@@ -230,6 +239,7 @@ impl Agent {
             (AgentTimer::Provision, self.provision.deadline()),
             (AgentTimer::Background, self.background_due),
             (AgentTimer::Status, self.status_due),
+            (AgentTimer::Heartbeat, self.heartbeat_due),
         ]
         .into_iter()
         .filter_map(|(timer, at)| Some(AgentDeadline { at: at?, timer }))
@@ -262,7 +272,7 @@ impl Agent {
                 }
             }
         }
-        self.redirect();
+        self.redirect(now);
     }
 
     /// CLI-15, steps 2 to 4.

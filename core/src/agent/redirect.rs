@@ -3,7 +3,7 @@
 
 use super::provision::Flag;
 use super::status::{Module, ModuleState};
-use super::{Agent, AgentEffect, Level};
+use super::{Agent, AgentEffect, HEARTBEAT_INTERVAL, Level};
 use crate::identity::{PerDestination, TargetMode};
 use crate::time::Now;
 
@@ -26,15 +26,27 @@ pub(super) struct Redirector {
 
 impl Agent {
     /// Asks for the redirect that is wanted (W-84), if it is time.
-    pub(super) fn redirect(&mut self) {
+    pub(super) fn redirect(&mut self, now: Now) {
         if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
             return;
         }
         if let Some(wanted) = self.redirector.wanted {
             self.redirector.due = false;
             self.redirector.in_flight = true;
+            // Before the redirect: an endpoint in audit mode without a heartbeat counts as given up (S-03).
+            if wanted != PerDestination::default() && self.heartbeat_due.is_none() {
+                self.beat(now);
+            } else if wanted == PerDestination::default() {
+                self.heartbeat_due = None;
+            }
             self.effects.push_back(AgentEffect::Redirect(wanted));
         }
+    }
+
+    /// Says that the agent lives, and when to do so again.
+    pub(super) fn beat(&mut self, now: Now) {
+        self.heartbeat_due = Some(now.mono + HEARTBEAT_INTERVAL);
+        self.effects.push_back(AgentEffect::Heartbeat);
     }
 
     pub(super) fn redirected(&mut self, now: Now, result: Result<(), String>) {

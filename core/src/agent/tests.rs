@@ -92,6 +92,7 @@ struct Rig {
     log: String,
     calls: Vec<HostRequest>,
     policy: Arc<Policy>,
+    heartbeats: usize,
     redirects: Vec<PerDestination<TargetMode>>,
     files: BTreeMap<StateFile, String>,
     notices: Vec<String>,
@@ -119,6 +120,7 @@ impl Rig {
             log: String::new(),
             calls: Vec::new(),
             policy: Arc::default(),
+            heartbeats: 0,
             redirects: Vec::new(),
             files: BTreeMap::new(),
             notices: Vec::new(),
@@ -201,6 +203,11 @@ impl Rig {
             AgentEffect::Status { to, draft } => {
                 let effect = draft.complete(to, &mut self.tables, self.now);
                 return self.carry_out(effect);
+            }
+            // Its story is told by a test of its own, not in every trace.
+            AgentEffect::Heartbeat => {
+                self.heartbeats += 1;
+                return None;
             }
             AgentEffect::Notice { text, .. } => {
                 assert!(!text.contains('\n'));

@@ -116,6 +116,8 @@ impl Host {
         match record.route {
             Route::Redirected => Peer::Redirected { to: record.original, claims },
             Route::Direct => Peer::Direct { claims: Some(claims) },
+            // Such a note is never on an accepted connection; if it were, nobody vouches for who that is.
+            Route::Passed | Route::Refused => Peer::Unknown,
         }
     }
 
@@ -135,6 +137,12 @@ impl Host {
                 Ran::Done
             }
             AgentEffect::Redirect(modes) => Ran::Answered(AgentAnswer::Redirected(redirect(redirector, modes))),
+            AgentEffect::Heartbeat => {
+                if let Some(Err(e)) = redirector.map(Redirector::heartbeat) {
+                    log::warn!("{e}");
+                }
+                Ran::Done
+            }
             AgentEffect::Notice { level, console, text } => {
                 self.notice(level, console, &text);
                 Ran::Done

@@ -216,3 +216,18 @@ fn one_redirect_at_a_time_and_only_the_newest_finishes() {
     rig.agent.handle_answer(rig.now, AgentAnswer::Redirected(Ok(())));
     assert!(rig.provision(0, false).0);
 }
+
+#[test]
+fn heartbeats_while_anything_is_redirected_s03() {
+    let mut rig = Rig::new(v2(None, RULES));
+    rig.start_all();
+    assert_eq!(rig.heartbeats, 1, "before the first redirect");
+    rig.host.status = Err(FetchError::TimedOut);
+    rig.secs(60);
+    assert_eq!(rig.heartbeats, 7, "every 10 s, whatever the host does");
+    rig.host.status = Ok((200, v2(Some(GUID), RULES).replace("\"secureChannelEnabled\":true", "\"secureChannelEnabled\":false")));
+    rig.secs(15);
+    let so_far = rig.heartbeats;
+    rig.secs(300);
+    assert_eq!(rig.heartbeats, so_far, "nothing is redirected: no wake-ups");
+}
