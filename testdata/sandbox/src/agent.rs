@@ -1,10 +1,11 @@
 //! The agent under test: its configuration, its start, its end.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -86,14 +87,28 @@ pub struct Agent {
 
 impl Agent {
     pub(crate) fn start(sandbox: &Sandbox, options: &AgentOptions) -> io::Result<Self> {
+        Self::start_as(sandbox, options, |arguments| {
+            let mut command = sandbox.command(&options.program);
+            command.args(arguments);
+            command
+        })
+    }
+
+    /// Starts it with the command that `command` makes of the program's arguments.
+    pub(crate) fn start_as(
+        sandbox: &Sandbox,
+        options: &AgentOptions,
+        command: impl FnOnce(&[OsString]) -> Command,
+    ) -> io::Result<Self> {
         let config = sandbox.directory().join("proxy-agent.json");
         let text = serde_json::to_string_pretty(&configuration(sandbox, &options.config))?;
         fs::write(&config, text)?;
         let output = sandbox.directory().join("agent.out");
         let file = File::options().create(true).append(true).open(&output)?;
         let before = file.metadata()?.len();
-        let mut command = sandbox.command(&options.program);
-        command.arg("--config").arg(&config).arg("--foreground").args(&options.arguments);
+        let mut arguments = vec!["--config".into(), config.clone().into_os_string(), "--foreground".into()];
+        arguments.extend(options.arguments.iter().map(OsString::from));
+        let mut command = command(&arguments);
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", options.program.display())))?;

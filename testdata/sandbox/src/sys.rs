@@ -1,8 +1,10 @@
 //! The system calls that no safe wrapper covers. Nothing here decides anything.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -24,6 +26,32 @@ pub fn join_before_exec(command: &mut Command, join: Join) {
     // and exec of a process with several threads. What it owns (descriptors, groups) was prepared before the fork.
     unsafe {
         command.pre_exec(move || join.now());
+    }
+}
+
+/// Lets `command` begin with these descriptors as `first`, `first + 1`, … (sd_listen_fds(3)). After this, a program that cannot be
+/// executed may go unnoticed by `spawn`: the pipe on which it would say so can be in the way of a descriptor.
+pub fn hand_over_before_exec(command: &mut Command, descriptors: Vec<Arc<OwnedFd>>, first: usize) {
+    /// Above everything that is moved to.
+    const PARKED: libc::c_int = 512;
+    let mut parked: Vec<RawFd> = vec![-1; descriptors.len()];
+    let check = |result: libc::c_int| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    let hand_over = move || {
+        // Out of the way first: one may be where another belongs.
+        for (to, from) in parked.iter_mut().zip(&descriptors) {
+            // SAFETY: fcntl(2) on a descriptor that `descriptors` owns; it has no other effect than a new one.
+            *to = check(unsafe { libc::fcntl(from.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PARKED) })?;
+        }
+        for (to, from) in (first..).zip(&parked) {
+            let to = RawFd::try_from(to).map_err(|_| io::ErrorKind::InvalidInput)?;
+            // SAFETY: what dup2(2) closes belongs to a copy of this process that is about to be replaced by another program.
+            check(unsafe { libc::dup2(*from, to) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only; its memory was allocated before the fork.
+    unsafe {
+        command.pre_exec(hand_over);
     }
 }
 
