@@ -29,7 +29,7 @@ Commands:
 
 Options:
   -s, --status           Ask the running agent whether provisioning has finished
-  -w, --wait <seconds>   With --status: wait that long for it [default: 0]
+  -w, --wait <seconds>   With --status: wait that long for it [default: 0: ask once]
       --config <file>    Read this configuration [default: {DEFAULT_PATH}]
       --check-config     Say what is wrong with the configuration, and end
       --foreground       Run as the service does, started by hand (ends at Ctrl-C)
@@ -42,7 +42,7 @@ Exit status of --status:
   2  finished with errors (they are on standard output), or wrong arguments
 
 Examples:
-  azure-proxy-agent --status --wait 120
+  azure-proxy-agent --status --wait 120 && echo ready
   azure-proxy-agent --check-config --config ./proxy-agent.json
   azure-proxy-agent --foreground --config ./proxy-agent.json
 "
