@@ -69,6 +69,25 @@ pub enum RedirectError {
         /// Why.
         source: io::Error,
     },
+    /// The directory for what outlives the agent cannot be used.
+    PinRoot {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Something in that directory cannot be read, made or removed.
+    Pin {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent holds the directory for what outlives it: only one at a time may change what is there.
+    Busy {
+        /// Which directory.
+        path: PathBuf,
+    },
     /// Any other system call failed.
     System {
         /// What was tried.
@@ -108,6 +127,9 @@ impl fmt::Display for RedirectError {
                  BPF_F_ALLOW_MULTI); it must be detached, or attached so that others may be there too"
             ),
             Self::Map { map, source } => write!(f, "eBPF map {map}: {source}"),
+            Self::PinRoot { path, reason } => write!(f, "pin directory {}: {reason}", path.display()),
+            Self::Pin { path, source } => write!(f, "pin {}: {source}", path.display()),
+            Self::Busy { path } => write!(f, "another agent is running: it holds {}", path.display()),
             Self::System { what, source } => write!(f, "{what}: {source}"),
             Self::Injected(reason) => f.write_str(reason),
         }
@@ -135,6 +157,7 @@ impl error::Error for RedirectError {
             | Self::Load { source, .. }
             | Self::Attach { source, .. }
             | Self::Map { source, .. }
+            | Self::Pin { source, .. }
             | Self::System { source, .. } => Some(source),
             _ => None,
         }

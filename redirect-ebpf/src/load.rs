@@ -32,6 +32,9 @@ pub struct LoadOptions {
     /// Whether to drop packets to guarded endpoints that went around `connect()` (`egressBackstop`). Costs about 0.1 µs for
     /// each packet that the machine sends.
     pub egress_backstop: bool,
+    /// Directory in a bpffs for what outlives the agent (S-03): `/sys/fs/bpf/azure-proxy-agent`. What an earlier agent left there is
+    /// taken over. `None`: nothing outlives the process.
+    pub pins: Option<PathBuf>,
     /// How many steps of the ladder to leave out: what an older kernel gets, on this one. For tests.
     #[doc(hidden)]
     pub first_step: usize,

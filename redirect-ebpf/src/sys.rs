@@ -3,11 +3,17 @@
 use crate::layout::Plain;
 use core::marker::PhantomData;
 use core::mem::{size_of, zeroed};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+#[expect(dead_code, reason = "pinning follows")]
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
@@ -154,6 +160,58 @@ fn info<T: Info>(fd: BorrowedFd<'_>) -> io::Result<T> {
 /// What a link points to now.
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(link)
+}
+
+/// Gives a map, program or link a name in a bpffs: it stays when the last descriptor is closed.
+#[expect(dead_code, reason = "pinning follows")]
+pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = ObjectPath { path: path.as_ptr() as u64, fd: raw(fd), flags: 0 };
+    // SAFETY: the path is a string that lives across the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Opens what is pinned there, whatever it is.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = ObjectPath { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the path is a string that lives across the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut attr)? };
+    // SAFETY: the call made this descriptor, and nobody else knows it. bpf(2) sets close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `struct { pathname; bpf_fd; file_flags }` of `union bpf_attr`.
+#[repr(C)]
+struct ObjectPath {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// What a descriptor of bpf(2) can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Map,
+    Link,
+    Other,
+}
+
+/// Which of them it is. The structures of `BPF_OBJ_GET_INFO_BY_FD` do not say, and the wrong one would be misread.
+pub(crate) fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+    let name = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::with_capacity(32))?;
+    let is = |what: &[u8]| name.as_bytes().windows(what.len()).any(|w| w == what);
+    Ok(if is(b"bpf-map") {
+        Kind::Map
+    } else if is(b"bpf_link") || is(b"bpf-link") {
+        Kind::Link
+    } else {
+        Kind::Other
+    })
 }
 
 /// The kernel's number of a program.
