@@ -155,6 +155,8 @@ pub enum AgentTimer {
     Poll,
     /// When to call provisioning finished with errors (W-75).
     Provision,
+    /// When to pass on a notification that came too soon after another (PX-59).
+    Notify,
     /// When to start the background tasks at the latest (W-76).
     Background,
     /// When to write the status file again (FS-40).

@@ -187,7 +187,7 @@ impl Agent {
             LocalQuery::Provision { tick, notify } => {
                 let finished = self.provision.is_finished_for(tick, self.keeper.state().is_latched());
                 let error_message = self.error_message();
-                if notify && !finished && self.provision.may_notify(now) {
+                if notify && !finished && self.provision.may_notify(now, tick) {
                     self.keeper.handle_notify(now);
                     self.follow_keeper(now);
                 }
@@ -206,6 +206,10 @@ impl Agent {
     pub fn handle_timeout(&mut self, now: Now) {
         self.keeper.handle_timeout(now);
         self.follow_keeper(now);
+        if self.provision.must_notify(now, self.keeper.state().is_latched()) {
+            self.keeper.handle_notify(now);
+            self.follow_keeper(now);
+        }
         if self.provision.fire(now) {
             let text = self.error_message();
             for line in text.lines() {
@@ -237,6 +241,7 @@ impl Agent {
         [
             (AgentTimer::Poll, self.keeper.deadline()),
             (AgentTimer::Provision, self.provision.deadline()),
+            (AgentTimer::Notify, self.provision.owed_deadline()),
             (AgentTimer::Background, self.background_due),
             (AgentTimer::Status, self.status_due),
             (AgentTimer::Heartbeat, self.heartbeat_due),
