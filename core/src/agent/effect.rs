@@ -4,7 +4,7 @@ use super::status::{StatusDraft, StatusReader};
 use crate::effect::LocalReply;
 use crate::exchange::{FetchError, HostRequest, HostResponse};
 use crate::identity::{PerDestination, TargetMode};
-use crate::keeper::{FetchId, StoreError, StoredKey};
+use crate::keeper::{FetchId, StoreError, StoreId, StoredKey};
 use crate::policy::Policy;
 use crate::sign::KeyGuid;
 use crate::time::Mono;
@@ -19,8 +19,8 @@ pub struct QueryId(pub u64);
 /// order. None of them shows key material in its `Debug` form (SEC-08).
 #[derive(Debug, Clone)]
 pub enum AgentEffect {
-    /// Call the host on a connection of its own that is exempt from the redirect (W-06); answered by [`AgentAnswer::Fetched`].
-    /// One at a time.
+    /// Call the host on a connection of its own that is exempt from the redirect (W-06); answered by [`AgentAnswer::Fetched`] within
+    /// the limits of W-07. One at a time. An answer that comes after 40 s is ignored, as one to the two effects below.
     Fetch {
         /// Names the call.
         id: FetchId,
@@ -28,10 +28,20 @@ pub enum AgentEffect {
         request: HostRequest,
     },
     /// Read `<guid>.key` with [`StoredKey::from_json`]; answered by [`AgentAnswer::KeyLoaded`].
-    LoadKey(KeyGuid),
+    LoadKey {
+        /// Names the look.
+        id: StoreId,
+        /// Which key.
+        guid: KeyGuid,
+    },
     /// Write `<guid>.key`, mode 0600, through `<guid>.tmp`, synced before the rename (FS-29, FS-30); answered by
     /// [`AgentAnswer::KeyStored`].
-    StoreKey(StoredKey),
+    StoreKey {
+        /// Names it.
+        id: StoreId,
+        /// What to write.
+        key: StoredKey,
+    },
     /// Replace a file as a whole (FS-29); answered by [`AgentAnswer::Written`].
     WriteState {
         /// Which.
@@ -88,9 +98,19 @@ pub enum AgentAnswer {
         result: Result<HostResponse, FetchError>,
     },
     /// To [`AgentEffect::LoadKey`]: `None` if there is no such file; an error if it cannot be read or is no key file (W-99).
-    KeyLoaded(Result<Option<StoredKey>, StoreError>),
+    KeyLoaded {
+        /// Which look it was.
+        id: StoreId,
+        /// What was found.
+        result: Result<Option<StoredKey>, StoreError>,
+    },
     /// To [`AgentEffect::StoreKey`].
-    KeyStored(Result<(), StoreError>),
+    KeyStored {
+        /// Which one it was.
+        id: StoreId,
+        /// Whether the file is there now, whatever happens to the machine.
+        result: Result<(), StoreError>,
+    },
     /// To [`AgentEffect::WriteState`]; the error is a text for people.
     Written {
         /// Which.

@@ -23,7 +23,7 @@ mod redirect;
 mod status;
 mod summary;
 
-pub use crate::keeper::{BadKey, FetchId, StoreError, StoredKey};
+pub use crate::keeper::{BadKey, FetchId, StoreError, StoreId, StoredKey};
 pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, Level, QueryId, StateFile};
 pub use status::{StatusDraft, StatusReader};
 pub use summary::{Record, Summaries};
@@ -63,7 +63,8 @@ pub struct AgentConfig {
     pub poll_interval: Duration,
 }
 
-/// Randomness, drawn by the shell: identifiers of this process's calls start here, so that none repeats across restarts.
+/// Randomness, drawn by the shell: identifiers of this process's calls start here, so that none repeats across restarts, and retries are
+/// spread by it, so that machines do not all come at the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct IdSeed(pub u64);
 
@@ -131,8 +132,8 @@ impl Agent {
     pub fn handle_answer(&mut self, now: Now, answer: AgentAnswer) {
         match answer {
             AgentAnswer::Fetched { id, result } => self.keeper.handle_fetched(now, id, result),
-            AgentAnswer::KeyLoaded(result) => self.keeper.handle_loaded(now, result),
-            AgentAnswer::KeyStored(result) => self.keeper.handle_stored(now, result),
+            AgentAnswer::KeyLoaded { id, result } => self.keeper.handle_loaded(now, id, result),
+            AgentAnswer::KeyStored { id, result } => self.keeper.handle_stored(now, id, result),
             AgentAnswer::Written { file, result } => self.written(file, result.err()),
             AgentAnswer::Redirected(result) => self.redirected(now, result),
         }
@@ -256,8 +257,8 @@ impl Agent {
         while let Some(step) = self.keeper.poll_step() {
             match step {
                 Step::Fetch(id, request) => self.effects.push_back(AgentEffect::Fetch { id, request }),
-                Step::Load(guid) => self.effects.push_back(AgentEffect::LoadKey(guid)),
-                Step::Store(key) => self.effects.push_back(AgentEffect::StoreKey(key)),
+                Step::Load(id, guid) => self.effects.push_back(AgentEffect::LoadKey { id, guid }),
+                Step::Store(id, key) => self.effects.push_back(AgentEffect::StoreKey { id, key }),
                 Step::ClockSet | Step::KeyChanged => self.publish(),
                 Step::StatusRead => self.take_documents(),
                 Step::LatchReady => {

@@ -163,17 +163,17 @@ impl Rig {
                 self.calls.push(request);
                 (name, Some(AgentAnswer::Fetched { id, result }))
             }
-            AgentEffect::LoadKey(guid) => {
+            AgentEffect::LoadKey { id, guid } => {
                 let bytes = self.misread.as_ref().map(|t| t.as_bytes()).or(self.disk.get(guid.as_str()).map(Vec::as_slice));
                 let result = bytes.map(StoredKey::from_json).transpose().map_err(StoreError::from);
-                ("load".to_owned(), Some(AgentAnswer::KeyLoaded(result)))
+                ("load".to_owned(), Some(AgentAnswer::KeyLoaded { id, result }))
             }
-            AgentEffect::StoreKey(key) => {
+            AgentEffect::StoreKey { id, key } => {
                 let result = self.disk_error.map_or(Ok(()), |e| Err(StoreError(e.to_owned())));
                 if result.is_ok() {
                     self.disk.insert(key.guid().to_string(), key.to_json().to_vec());
                 }
-                ("store".to_owned(), Some(AgentAnswer::KeyStored(result)))
+                ("store".to_owned(), Some(AgentAnswer::KeyStored { id, result }))
             }
             AgentEffect::WriteState { file, bytes } => {
                 self.files.insert(file, String::from_utf8(bytes.to_vec()).unwrap());
@@ -235,6 +235,11 @@ impl Rig {
 
     fn secs(&mut self, secs: u64) {
         self.pass(Duration::from_secs(secs));
+    }
+
+    /// The interval after an iteration that failed: up to a tenth longer.
+    fn retry(&mut self) {
+        self.pass(Duration::from_millis(16_500));
     }
 
     fn ask(&mut self, query: LocalQuery) -> String {

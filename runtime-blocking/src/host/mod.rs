@@ -125,8 +125,8 @@ impl Host {
     #[must_use]
     pub fn run(&self, effect: AgentEffect, redirector: Option<&dyn Redirector>) -> Ran {
         match effect {
-            AgentEffect::LoadKey(guid) => Ran::Answered(AgentAnswer::KeyLoaded(self.load_key(&guid))),
-            AgentEffect::StoreKey(key) => Ran::Answered(AgentAnswer::KeyStored(self.store_key(&key))),
+            AgentEffect::LoadKey { id, guid } => Ran::Answered(AgentAnswer::KeyLoaded { id, result: self.load_key(&guid) }),
+            AgentEffect::StoreKey { id, key } => Ran::Answered(AgentAnswer::KeyStored { id, result: self.store_key(&key) }),
             AgentEffect::WriteState { file, bytes } => {
                 Ran::Answered(AgentAnswer::Written { file, result: self.write_state(file, &bytes).map_err(|e| e.to_string()) })
             }

@@ -2,6 +2,7 @@
 
 use super::scratch::Scratch;
 use super::*;
+use azure_proxy_agent_core::agent::StoreId;
 use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, RawText};
 use bytes::Bytes;
 use redirect_ebpf::MemoryRedirector;
@@ -72,15 +73,18 @@ fn keys_are_stored_and_loaded_by_effects() {
     let host = host(&scratch);
     let key = StoredKey::from_json(KEY.as_bytes()).expect("key");
     let guid = key.guid().clone();
-    let load = || host.run(AgentEffect::LoadKey(guid.clone()), None);
-    assert!(matches!(load(), Ran::Answered(AgentAnswer::KeyLoaded(Ok(None)))));
-    assert!(matches!(host.run(AgentEffect::StoreKey(key.clone()), None), Ran::Answered(AgentAnswer::KeyStored(Ok(())))));
-    let Ran::Answered(AgentAnswer::KeyLoaded(Ok(Some(loaded)))) = load() else { panic!("there") };
+    let load = || host.run(AgentEffect::LoadKey { id: StoreId(1), guid: guid.clone() }, None);
+    assert!(matches!(load(), Ran::Answered(AgentAnswer::KeyLoaded { id: StoreId(1), result: Ok(None) })));
+    assert!(matches!(
+        host.run(AgentEffect::StoreKey { id: StoreId(2), key: key.clone() }, None),
+        Ran::Answered(AgentAnswer::KeyStored { id: StoreId(2), result: Ok(()) })
+    ));
+    let Ran::Answered(AgentAnswer::KeyLoaded { result: Ok(Some(loaded)), .. }) = load() else { panic!("there") };
     assert!(loaded == key);
     assert_eq!(mode(&scratch.path().join("keys/7f9c.key")), 0o600);
 
     fs::write(scratch.path().join("keys/7f9c.key"), "{}").expect("write");
-    let Ran::Answered(AgentAnswer::KeyLoaded(Err(e))) = load() else { panic!("damaged") };
+    let Ran::Answered(AgentAnswer::KeyLoaded { result: Err(e), .. }) = load() else { panic!("damaged") };
     assert!(e.to_string().contains("keys/7f9c.key: not a key document"), "{e}");
 }
 

@@ -233,8 +233,8 @@ fn an_answer_to_another_call_is_ignored() {
     let id = fetch.expect("the first iteration begins at once");
     let stale = AgentAnswer::Fetched { id: FetchId(id.0 + 1), result: Err(FetchError::Reset) };
     rig.agent.handle_answer(rig.now, stale);
-    rig.agent.handle_answer(rig.now, AgentAnswer::KeyStored(Ok(())));
-    rig.agent.handle_answer(rig.now, AgentAnswer::KeyLoaded(Ok(None)));
+    rig.agent.handle_answer(rig.now, AgentAnswer::KeyStored { id: StoreId(id.0), result: Ok(()) });
+    rig.agent.handle_answer(rig.now, AgentAnswer::KeyLoaded { id: StoreId(id.0), result: Ok(None) });
     assert!(rig.agent.poll_effect().is_none());
     rig.agent.handle_answer(rig.now, AgentAnswer::Fetched { id, result: Err(FetchError::Reset) });
     assert!(matches!(rig.agent.poll_effect(), Some(AgentEffect::Notice { .. })));

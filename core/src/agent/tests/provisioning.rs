@@ -102,7 +102,7 @@ fn a_notification_during_trouble_is_unfinished_until_a_good_status_w87() {
     assert!(!finished && message.starts_with("keyLatchStatus - Failed to get key status"), "{message}");
     assert_eq!(rig.status()["proxyAgentStatus"]["keyLatchStatus"]["states"]["secureChannelState"], "Unknown");
     rig.host.status = Ok((200, v1("Disabled", None)));
-    rig.secs(1);
+    rig.pass(Duration::from_millis(1100));
     assert!(rig.provision(asked, false).0);
 }
 
@@ -172,7 +172,7 @@ fn a_notification_without_a_latched_key_confirms_nothing_w88() {
     assert!(!rig.provision(0, true).0);
     assert!(!rig.provision(0, false).0);
     assert_eq!(rig.polls(), polls, "the rest of the interval is waited for");
-    rig.secs(15);
+    rig.retry();
     assert_eq!(rig.polls(), polls + 1);
 }
 
