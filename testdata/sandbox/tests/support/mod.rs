@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is the report")]
 
 pub(crate) mod corpus;
+pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod soak;
 pub(crate) mod wire;
 
 use std::fmt;
