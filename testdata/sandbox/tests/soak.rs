@@ -11,18 +11,21 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sandbox::{Failure, Host, HostOptions};
+use sandbox::{Failure, Host, HostOptions, Sandbox};
 use serde_json::{Value, json};
 use support::load::{Client, Load, PROBE};
 use support::process::{Usage, in_kernel, usage};
 use support::soak::{Soak, say, table};
 use support::wire::{Answer, Caller, IMDS, LISTENER, WIRESERVER, Wire};
-use support::{PATIENCE, Runtime, World, on_both_runtimes, until};
+use support::{PATIENCE, Runtime, World, on_both_runtimes, text, until};
 
-on_both_runtimes!(one_fault_after_the_other);
+on_both_runtimes!(one_fault_after_the_other, a_disk_that_fails);
 
 /// Within this an ordinary request is answered, whatever else is wrong (SEC-G1).
 const ORDINARY: Duration = Duration::from_secs(5);
@@ -111,6 +114,12 @@ struct Scene {
 }
 
 impl Scene {
+    fn of(world: World) -> Self {
+        let host = Arc::clone(world.host.host());
+        let (root, nobody) = (Caller::root(&world.sandbox), Caller::nobody(&world.sandbox));
+        Self { host, root, nobody, rotated: Mutex::default(), world }
+    }
+
     fn host_fails(&self, how: Failure) {
         for what in ["status", "imds"] {
             self.host.fail(what, how, 1 << 40);
@@ -224,10 +233,7 @@ impl fmt::Display for Fault {
 }
 
 fn one_fault_after_the_other(runtime: Runtime) {
-    let world = World::with(runtime, HostOptions::default(), |options| options);
-    let host = Arc::clone(world.host.host());
-    let (root, nobody) = (Caller::root(&world.sandbox), Caller::nobody(&world.sandbox));
-    let mut scene = Scene { host, root, nobody, rotated: Mutex::default(), world };
+    let mut scene = Scene::of(World::start(runtime));
     let load = Load::start(&scene.world.sandbox, &scene.host, &CLIENTS, Duration::from_millis(20));
     let (whole, began) = (Soak::length().faults, Instant::now());
     let faults: Vec<&Fault> = FAULTS.iter().filter(|f| Soak::is_long() || !f.is_long).collect();
@@ -249,4 +255,97 @@ fn one_fault_after_the_other(runtime: Runtime) {
     table(&format!("{runtime}: {rounds} rounds of {} faults in {:?}", faults.len(), began.elapsed()), &evidence);
     evidence.judge().assert_none("faults");
     assert!(scene.world.agent.is_running().unwrap());
+}
+
+/// FS-30, W-92, W-97: a disk that is full, or may only be read, stops nobody; a new key is used when it is stored,
+/// not before; what cannot be written is said, and written again when that is possible.
+fn a_disk_that_fails(runtime: Runtime) {
+    let world = World::with_sandbox(runtime, HostOptions::default(), Disks::make, |sandbox, options| {
+        let folder = |disk: &str, name: &str| Value::from(sandbox.directory().join(disk).join(name).to_str().unwrap());
+        options
+            .config("logFolder", folder(Disks::LOGS, "log"))
+            .config("eventFolder", folder(Disks::LOGS, "log/events"))
+            .config("latchKeyFolder", folder(Disks::STATE, "keys"))
+            .config("statusFolder", folder(Disks::STATE, "status"))
+    });
+    let scene = Scene::of(world);
+    let disks = Disks { world: &scene.world };
+    let in_use = || scene.status()["keyLatchStatus"]["states"]["keyGuid"].as_str().unwrap_or_default().to_owned();
+    let is_stored = |guid: &str| disks.path(Disks::STATE).join(format!("keys/{guid}.key")).exists();
+    let asks = || {
+        for _ in 0..20 {
+            scene.ordinary(200, "with a disk that fails");
+        }
+    };
+    let full: (fn(&Disks<'_>), fn(&Disks<'_>)) = (|d| d.fill(Disks::STATE), |d| d.free(Disks::STATE));
+    let read_only: (fn(&Disks<'_>), fn(&Disks<'_>)) = (|d| d.remount(Disks::STATE, "ro"), |d| d.remount(Disks::STATE, "rw"));
+    for (fails, works) in [full, read_only] {
+        let old = in_use();
+        fails(&disks);
+        let new = scene.host.rotate().unwrap();
+        let complaint = scene.world.wait("it says that it cannot store the key", || scene.complaint());
+        assert!(complaint.contains("Failed to save key details to file"), "{complaint}");
+        asks();
+        assert!(in_use() == old && !is_stored(&new), "a key that is not stored is not used");
+        works(&disks);
+        scene.world.wait("the new key is in use", || (in_use() == new && scene.complaint().is_none()).then_some(()));
+        assert!(is_stored(&new));
+        asks();
+    }
+    disks.fill(Disks::LOGS);
+    asks();
+    disks.free(Disks::LOGS);
+    scene.root.ask(WIRESERVER, "GET /test/bytes?n=10&probe=last HTTP/1.1\r\nHost: h\r\nMetadata: true\r\n\r\n");
+    let log = || fs::read_to_string(disks.path(Disks::LOGS).join("log/audit.jsonl")).unwrap();
+    scene.world.wait("the audit log goes on", || log().contains("probe=last").then_some(()));
+    for line in log().lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("a torn line {line:?}: {e}"));
+    }
+    let unsigned: Vec<_> = scene.world.seen().into_iter().filter(|r| r.verified != "signed").collect();
+    assert!(unsigned.is_empty(), "{unsigned:?}");
+}
+
+/// Two small disks, inside: one for logs, one for keys and status.
+struct Disks<'w> {
+    world: &'w World,
+}
+
+impl Disks<'_> {
+    const LOGS: &'static str = "logs";
+    const STATE: &'static str = "disk";
+
+    fn make(sandbox: &Sandbox) {
+        for disk in [Self::LOGS, Self::STATE] {
+            let at = sandbox.directory().join(disk);
+            fs::create_dir(&at).unwrap();
+            run(sandbox, &["mount", "-t", "tmpfs", "-o", "size=1m", "none", at.to_str().unwrap()]);
+        }
+    }
+
+    /// As seen from here.
+    fn path(&self, disk: &str) -> PathBuf {
+        let inside = self.world.sandbox.directory().join(disk);
+        PathBuf::from(format!("/proc/{}/root", self.world.agent.id())).join(inside.strip_prefix("/").unwrap())
+    }
+
+    /// Not a byte more fits.
+    fn fill(&self, disk: &str) {
+        let mut file = File::create(self.path(disk).join("filler")).unwrap();
+        let full = (0..).find_map(|_| file.write_all(&[0; 4096]).err()).unwrap();
+        assert_eq!(full.kind(), ErrorKind::StorageFull);
+    }
+
+    fn free(&self, disk: &str) {
+        fs::remove_file(self.path(disk).join("filler")).unwrap();
+    }
+
+    fn remount(&self, disk: &str, how: &str) {
+        let at = self.world.sandbox.directory().join(disk);
+        run(&self.world.sandbox, &["mount", "-o", &format!("remount,{how}"), at.to_str().unwrap()]);
+    }
+}
+
+fn run(sandbox: &Sandbox, words: &[&str]) {
+    let output = sandbox.command(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", text(&output));
 }

@@ -103,11 +103,22 @@ impl World {
 
     /// A world whose host or agent is started otherwise.
     pub(crate) fn with(runtime: Runtime, host: HostOptions, change: impl FnOnce(AgentOptions) -> AgentOptions) -> Self {
+        Self::with_sandbox(runtime, host, |_| (), |_, options| change(options))
+    }
+
+    /// A world whose sandbox is prepared before.
+    pub(crate) fn with_sandbox(
+        runtime: Runtime,
+        host: HostOptions,
+        prepare: impl FnOnce(&Sandbox),
+        change: impl FnOnce(&Sandbox, AgentOptions) -> AgentOptions,
+    ) -> Self {
         let binary = runtime.binary();
         raise_descriptor_limit();
         let sandbox = Sandbox::enter().unwrap_or_else(|e| panic!("these tests need root, cgroup2 and eBPF: {e}"));
+        prepare(&sandbox);
         let host = sandbox.start_host(host).unwrap_or_else(|e| panic!("the simulated host does not start: {e}"));
-        let agent = sandbox.start_agent(&change(AgentOptions::new(binary))).unwrap_or_else(|e| panic!("{e}"));
+        let agent = sandbox.start_agent(&change(&sandbox, AgentOptions::new(binary))).unwrap_or_else(|e| panic!("{e}"));
         Self { agent, host, sandbox, runtime }
     }
 
