@@ -1,5 +1,6 @@
 //! The agent machine's side of the seam: what it may be told and what it may ask for.
 
+use super::source::Source;
 use super::status::{StatusDraft, StatusReader};
 use crate::effect::LocalReply;
 use crate::exchange::{FetchError, HostRequest, HostResponse};
@@ -49,6 +50,28 @@ pub enum AgentEffect {
         /// The whole content.
         bytes: Bytes,
     },
+    /// Write a snapshot of the rules into the status directory, mode 0640, through a temporary name, after removing
+    /// [`surplus_snapshots`](super::surplus_snapshots); answered by [`AgentAnswer::SnapshotWritten`].
+    Snapshot {
+        /// Its name.
+        name: Box<str>,
+        /// The whole content.
+        bytes: Bytes,
+    },
+    /// Take the events that wait to a file in the event folder, unless there are `files` of them (FS-80) already; answered by
+    /// [`AgentAnswer::EventsWritten`].
+    WriteEvents {
+        /// Most files of generic events.
+        files: u64,
+    },
+    /// Look how much memory is resident (FS-57); answered by [`AgentAnswer::Memory`] if that can be known.
+    ReadMemory,
+    /// Have the service manager limit this service's processor time, until the next boot (FS-100). Takes its time elsewhere; no answer:
+    /// a limit that could not be set does no harm.
+    LimitCpu {
+        /// Of one processor.
+        percent: u8,
+    },
     /// Remove a file if it is there (FS-35). No answer.
     RemoveState(StateFile),
     /// Make the redirect so, check that it is attached, repair it (W-84, S-13); answered by [`AgentAnswer::Redirected`]. Comes
@@ -76,6 +99,8 @@ pub enum AgentEffect {
     },
     /// Say this in the agent log, and on the serial console if it is important (W-83, FS-36). One line; no answer.
     Notice {
+        /// What it is as an event (T-06); `None` if it must not become one (T-17).
+        source: Option<Source>,
         /// How bad it is.
         level: Level,
         /// Also to the console (FS-37).
@@ -118,8 +143,33 @@ pub enum AgentAnswer {
         /// Whether it is there now.
         result: Result<(), String>,
     },
+    /// To [`AgentEffect::Snapshot`]; the error is a text for people.
+    SnapshotWritten(Result<(), String>),
+    /// To [`AgentEffect::WriteEvents`].
+    EventsWritten(EventsWritten),
+    /// To [`AgentEffect::ReadMemory`]. Bytes.
+    Memory(u64),
     /// To [`AgentEffect::Redirect`]; the error is a text for people.
     Redirected(Result<(), String>),
+}
+
+/// What became of the events that waited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventsWritten {
+    /// There were none.
+    Nothing,
+    /// They are in a file.
+    Written {
+        /// So many found no room in memory.
+        dropped: u64,
+    },
+    /// There are as many files as there may be: they are dropped (FS-80).
+    Full {
+        /// So many are lost, with those that found no room in memory.
+        dropped: u64,
+    },
+    /// They are kept; why, as a text for people.
+    Failed(String),
 }
 
 /// What happened to the agent's other parts.
@@ -133,6 +183,8 @@ pub enum AgentEvent {
     RedirectorReady,
     /// They are not, and why (S-05). May be followed by `RedirectorReady` later.
     RedirectorFailed(String),
+    /// A log file can no longer be written, and why, or (`None`) all of them are written again.
+    Logs(Option<String>),
     /// The process is going to end: no new iteration begins. Queries are still answered; the redirect stays (S-03).
     Drain,
 }
@@ -157,6 +209,8 @@ pub enum Level {
     Warn,
     /// A milestone.
     Info,
+    /// A detail.
+    Debug,
 }
 
 /// When [`handle_timeout`](super::Agent::handle_timeout) wants to be called, and why.
@@ -179,7 +233,7 @@ pub enum AgentTimer {
     Notify,
     /// When to start the background tasks at the latest (W-76).
     Background,
-    /// When to write the status file again (FS-40).
+    /// When to write the status file again, or another file (FS-40).
     Status,
     /// When to say again that the agent lives (S-03).
     Heartbeat,

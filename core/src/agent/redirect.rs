@@ -2,6 +2,7 @@
 //! iteration, so nothing that another program did to it lasts (S-13), and no change can be missed (W-84).
 
 use super::provision::Flag;
+use super::source::REDIRECTOR;
 use super::status::{Module, ModuleState};
 use super::{Agent, AgentEffect, HEARTBEAT_INTERVAL, Level};
 use crate::identity::{PerDestination, TargetMode};
@@ -59,7 +60,7 @@ impl Agent {
             Ok(()) => {
                 if !self.provision.is_set(Flag::Redirector) {
                     let text = core::mem::take(&mut self.redirector.running);
-                    self.say(Level::Info, false, "The redirect is in force again.");
+                    self.tell(REDIRECTOR, Level::Info, false, "The redirect is in force again.");
                     self.redirector.module = Module::new(ModuleState::Running, &text);
                     self.redirector.running = text;
                     self.provision.set(Flag::Redirector);
@@ -72,7 +73,7 @@ impl Agent {
             Err(text) => {
                 let module = Module::new(ModuleState::Stopped, &text);
                 if module != self.redirector.module {
-                    self.say(Level::Error, false, &text);
+                    self.tell(REDIRECTOR, Level::Error, false, &text);
                 }
                 self.redirector.module = module;
                 self.provision.clear(Flag::Redirector);

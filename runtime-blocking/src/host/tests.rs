@@ -151,7 +151,7 @@ fn fs36_important_notices_reach_the_console() {
     let console = scratch.path().join("console");
     fs::write(&console, "").expect("write");
     for (important, text) in [(false, "ordinary"), (true, "Provision finished successfully")] {
-        let effect = AgentEffect::Notice { level: Level::Info, console: important, text: text.into() };
+        let effect = AgentEffect::Notice { source: None, level: Level::Info, console: important, text: text.into() };
         assert!(matches!(host.run(effect, None), Ran::Done));
     }
     let text = fs::read_to_string(&console).expect("read");
@@ -173,4 +173,22 @@ fn what_needs_the_runtime_comes_back() {
     let scratch = Scratch::new("host");
     let effect = AgentEffect::Publish(Arc::default());
     assert!(matches!(host(&scratch).run(effect, None), Ran::NotHere(AgentEffect::Publish(_))));
+}
+
+#[test]
+fn r151_r155_snapshots_have_mode_0640_and_five_are_kept() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let name = |n: u64| format!("AuthorizationRules_{}.json", clock::wall().plus(std::time::Duration::from_secs(n)).file_stamp());
+    let names: Vec<String> = (0..8).map(name).collect();
+    for name in &names {
+        let effect = AgentEffect::Snapshot { name: name.as_str().into(), bytes: Bytes::from_static(b"{}") };
+        assert!(matches!(host.run(effect, None), Ran::Answered(AgentAnswer::SnapshotWritten(Ok(())))));
+    }
+    let folder = scratch.path().join("status");
+    let mut left: Vec<String> =
+        fs::read_dir(&folder).expect("listed").map(|e| e.expect("entry").file_name().into_string().expect("UTF-8")).collect();
+    left.sort();
+    assert_eq!(left, names[3..]);
+    assert!(left.iter().all(|name| mode(&folder.join(name)) == 0o640));
 }

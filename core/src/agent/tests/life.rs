@@ -186,7 +186,7 @@ fn a_drained_agent_asks_no_more_and_leaves_the_redirect() {
     let before = rig.trace.len();
     rig.event(AgentEvent::Drain);
     rig.secs(30);
-    assert!(rig.trace[before..].iter().all(|t| t == "write Status"), "{:?}", &rig.trace[before..]);
+    assert!(rig.trace[before..].is_empty(), "{:?}", &rig.trace[before..]);
     assert!(rig.provision(0, false).0, "queries are still answered");
 }
 

@@ -185,9 +185,9 @@ fn after_120_s_provisioning_ends_with_errors_cli15a() {
     rig.event(AgentEvent::RedirectorFailed("a <b> & 'c'".to_owned()));
     let asked = rig.tick();
     rig.secs(59);
-    assert!(!rig.files.contains_key(&StateFile::Status));
+    assert!(rig.cpu_limits.is_empty());
     rig.secs(1);
-    assert!(rig.files.contains_key(&StateFile::Status), "W-76: background tasks at 60 s");
+    assert_eq!(rig.cpu_limits, [15], "W-76: background tasks at 60 s, FS-100");
     rig.secs(59);
     assert!(!rig.provision(asked, false).0);
     rig.secs(1);
