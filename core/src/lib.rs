@@ -20,5 +20,4 @@ pub mod policy;
 pub mod replay;
 pub mod report;
 pub mod sign;
-pub mod telemetry;
 pub mod time;

@@ -74,7 +74,7 @@ static __always_inline void identify_socket(struct record *r, struct bpf_sock *s
 		r->socket_cgroup = BPF_CORE_READ(tcp, inet_conn.icsk_inet.sk.sk_cgrp_data.cgroup, kn, id);
 }
 
-static __always_inline void identify(struct record *r, struct bpf_sock_addr *ctx)
+static __always_inline void identify(struct record *r, struct bpf_sock_addr *ctx, struct bpf_sock *sk)
 {
 	__u64 ids = bpf_get_current_pid_tgid();
 	__u64 owner = bpf_get_current_uid_gid();
@@ -90,6 +90,6 @@ static __always_inline void identify(struct record *r, struct bpf_sock_addr *ctx
 		bpf_get_current_comm(r->comm, sizeof(r->comm));
 	} else {
 		identify_task(r);
-		identify_socket(r, ctx->sk);
+		identify_socket(r, sk);
 	}
 }

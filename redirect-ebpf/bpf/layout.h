@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only)
  *
  * What the kernel half and the loader share: the layout of map keys and values. Mirrored by src/layout.rs; both sides assert
- * every size and offset, because nothing else would notice a difference.
+ * every size and offset, because nothing else would notice a difference. Maps outlive the agent: whoever changes something here or a
+ * map in maps.h gives it a new number there (LAYOUT).
  */
 #pragma once
 #include <linux/types.h>
@@ -28,10 +29,16 @@ enum destination {
 #define TARGET_REDIRECT 1u /* connections from the agent's network namespace go to the listener */
 #define TARGET_ENFORCE 2u  /* connections from other network namespaces are refused (S-08) */
 
-/* Value of the map `config`, one entry. */
+/* Value of the map `config`, one entry: the agent's network namespace, both ways to name it, so that programs with and without
+ * `no_ns_ops` can share the map while one agent takes over from another. */
 struct config {
-	__u64 agent_netns; /* cookie of the agent's network namespace (inode number with `no_ns_ops`) */
+	__u64 agent_netns;       /* cookie */
+	__u64 agent_netns_inode; /* for `no_ns_ops` */
 };
+
+/* Age of the map `heartbeat` (CLOCK_MONOTONIC, which stands still while the machine sleeps) from which on a destination in audit
+ * is given up (S-03). The agent writes it every 10 s, so it has been gone for at least 30 s then. */
+#define HEARTBEAT_LIMIT_NS 40000000000ull
 
 /* Key of the map `flows`: the client's end of a connection to the listener. Unique while the connection lives (S-02). */
 struct flow {
@@ -44,13 +51,14 @@ struct flow {
 enum route {
 	ROUTE_REDIRECTED = 1, /* rewritten to the listener */
 	ROUTE_DIRECT = 2,     /* the caller connected to the listener itself */
-	ROUTE_PASSED = 3,     /* another namespace, audit: let through, only noted for the egress backstop */
+	ROUTE_PASSED = 3,     /* another namespace, audit: let through; only noted, for the agent and for the egress backstop */
+	ROUTE_REFUSED = 4,    /* another namespace, enforce: refused; only noted, in `foreign` */
 };
 
 #define RECORD_MAPPED_V6 1u /* the caller used an IPv6 socket with a v4-mapped address */
 #define RECORD_EXE 2u       /* the exe_* members are filled */
 
-/* Who called connect(). Value of `sk_who` (client socket), `flows` and `peer_who` (accepted socket). */
+/* Who called connect(). Value of `sk_who` (client socket), `flows`, `peer_who` (accepted socket) and `foreign`. */
 struct record {
 	__u64 connected_at;   /* ns since boot */
 	__u64 socket_cookie;  /* of the client's socket */
@@ -89,11 +97,15 @@ enum counter {
 	COUNT_HANDED_OVER,     /* records moved to an accepted socket */
 	COUNT_BIND_REFUSED,
 	COUNT_EGRESS_DROPPED,
+	COUNT_GIVEN_UP,     /* passed: audit, and the agent is gone */
+	COUNT_FOREIGN_LOST, /* of the foreign ones: not noted, `foreign` was full or there was no memory */
 	COUNTERS,
 };
 
 #define OFFSET(type, member, at) _Static_assert(__builtin_offsetof(struct type, member) == at, #type "." #member)
-_Static_assert(sizeof(struct config) == 8, "config");
+_Static_assert(sizeof(struct config) == 16, "config");
+OFFSET(config, agent_netns, 0);
+OFFSET(config, agent_netns_inode, 8);
 _Static_assert(sizeof(struct flow) == 16, "flow");
 OFFSET(flow, netns, 0);
 OFFSET(flow, ip, 8);

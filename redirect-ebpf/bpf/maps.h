@@ -60,6 +60,21 @@ struct {
 	__type(value, struct record);
 } flows SEC(".maps");
 
+/* When the agent last said that it lives, ns of CLOCK_MONOTONIC. A map of its own: one word, written as one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} heartbeat SEC(".maps");
+
+/* Connections to guarded destinations from other network namespaces, until the agent takes them out (S-08). */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 512);
+	__type(value, struct record);
+} foreign SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, COUNTERS);

@@ -53,7 +53,19 @@ static __always_inline __u64 agent_netns(void)
 {
 	__u32 zero = 0;
 	struct config *c = bpf_map_lookup_elem(&config, &zero);
-	return c ? c->agent_netns : 0;
+	if (!c)
+		return 0;
+	return no_ns_ops ? c->agent_netns_inode : c->agent_netns;
+}
+
+/* In audit the host serves anyway, so nothing is redirected to an agent that is gone. In enforce it would refuse (S-03). */
+static __always_inline int given_up(__u32 bits)
+{
+	__u32 zero = 0;
+	if (bits & TARGET_ENFORCE)
+		return 0;
+	__u64 *beat = bpf_map_lookup_elem(&heartbeat, &zero);
+	return beat && bpf_ktime_get_ns() > *(volatile __u64 *)beat + HEARTBEAT_LIMIT_NS;
 }
 
 static __always_inline int is_exempt(struct bpf_sock *sk)
@@ -65,14 +77,26 @@ static __always_inline int is_exempt(struct bpf_sock *sk)
 
 enum verdict { VERDICT_REFUSE, VERDICT_PASS, VERDICT_REWRITE };
 
-static __always_inline struct record *new_record(struct bpf_sock_addr *ctx)
+static __always_inline struct record *new_record(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
 {
-	struct record *r = bpf_sk_storage_get(&sk_who, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct record *r = bpf_sk_storage_get(&sk_who, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (r)
-		identify(r, ctx);
+		identify(r, ctx, sk);
 	else
 		count(COUNT_NO_MEMORY);
 	return r;
+}
+
+/* Not redirected: refused in enforce, let through in audit, and noted for the agent (S-08). */
+static __always_inline enum verdict note_foreign(struct record *r, __u32 bits)
+{
+	enum verdict v = bits & TARGET_ENFORCE ? VERDICT_REFUSE : VERDICT_PASS;
+	count(v == VERDICT_REFUSE ? COUNT_FOREIGN_REFUSED : COUNT_FOREIGN_PASSED);
+	if (r)
+		r->route = v == VERDICT_REFUSE ? ROUTE_REFUSED : ROUTE_PASSED;
+	if (!r || bpf_map_push_elem(&foreign, r, BPF_ANY))
+		count(COUNT_FOREIGN_LOST);
+	return v;
 }
 
 static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, __u32 destination, __be32 ip, __be16 port, __u8 flags)
@@ -85,35 +109,35 @@ static __always_inline enum verdict decide(struct bpf_sock_addr *ctx, __u32 dest
 		if (!(bits & TARGET_REDIRECT))
 			return VERDICT_PASS;
 	}
-	if (is_exempt(ctx->sk)) {
+	/* Loaded once: clang would keep the address of the member, which the verifier does not allow. */
+	struct bpf_sock *sk = ctx->sk;
+	if (is_exempt(sk)) {
 		count(COUNT_EXEMPT);
 		return VERDICT_PASS;
 	}
 
-	__u64 netns = netns_of(ctx, ctx->sk);
-	int foreign = netns != agent_netns();
-	if (foreign) {
-		/* 127.0.0.1 is somebody else there (S-08). */
-		if (destination == DESTINATION_LISTENER)
-			return VERDICT_PASS;
-		if (bits & TARGET_ENFORCE) {
-			count(COUNT_FOREIGN_REFUSED);
-			return VERDICT_REFUSE;
-		}
-		count(COUNT_FOREIGN_PASSED);
-	}
-
-	struct record *r = new_record(ctx);
-	if (!r)
-		return foreign ? VERDICT_PASS : VERDICT_REFUSE;
-	r->netns = netns;
-	r->original_ip = ip;
-	r->original_port = port;
-	r->flags |= flags;
-	if (foreign) {
-		r->route = ROUTE_PASSED;
+	if (destination != DESTINATION_LISTENER && given_up(bits)) {
+		count(COUNT_GIVEN_UP);
 		return VERDICT_PASS;
 	}
+
+	__u64 netns = netns_of(ctx, sk);
+	int elsewhere = netns != agent_netns();
+	/* 127.0.0.1 is somebody else there (S-08). */
+	if (elsewhere && destination == DESTINATION_LISTENER)
+		return VERDICT_PASS;
+
+	struct record *r = new_record(ctx, sk);
+	if (r) {
+		r->netns = netns;
+		r->original_ip = ip;
+		r->original_port = port;
+		r->flags |= flags;
+	}
+	if (elsewhere)
+		return note_foreign(r, bits);
+	if (!r)
+		return VERDICT_REFUSE;
 	if (destination == DESTINATION_LISTENER) {
 		r->route = ROUTE_DIRECT;
 		count(COUNT_DIRECT);
@@ -177,7 +201,7 @@ static __always_inline void publish(struct bpf_sock_ops *ops)
 		return;
 	struct flow key = { .netns = netns_of(ops, sk), .ip = ops->local_ip4, .port = ops->local_port };
 	struct record *r = bpf_sk_storage_get(&sk_who, sk, 0, 0);
-	if (r && r->route != ROUTE_PASSED)
+	if (r && (r->route == ROUTE_REDIRECTED || r->route == ROUTE_DIRECT))
 		bpf_map_update_elem(&flows, &key, r, BPF_ANY);
 	else
 		bpf_map_delete_elem(&flows, &key); /* came here unseen: must not inherit what a failed connection left (S-07) */
@@ -362,7 +386,7 @@ int egress(struct __sk_buff *skb)
 			return ALLOW;
 		bits = target_bits(destination);
 	}
-	if (!(bits & TARGET_REDIRECT))
+	if (!(bits & TARGET_REDIRECT) || given_up(bits))
 		return ALLOW;
 
 	struct bpf_sock *sk = skb->sk;

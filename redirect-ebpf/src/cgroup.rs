@@ -2,10 +2,31 @@
 
 use crate::error::RedirectError;
 use rustix::fs::statfs;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+/// A cgroup2 directory to attach to.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: OwnedFd,
+    /// The kernel's number of the cgroup: of the directory's inode.
+    pub(crate) id: u64,
+}
+
+impl Cgroup {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, RedirectError> {
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.ino(), file)));
+        match opened {
+            Ok((id, file)) => Ok(Self { path, fd: file.into(), id }),
+            Err(source) => Err(RedirectError::Cgroup { path, source }),
+        }
+    }
+}
 
 /// The first mount of a cgroup2 file system that this process sees.
 #[must_use]

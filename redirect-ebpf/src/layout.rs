@@ -28,17 +28,44 @@ unsafe impl Plain for u64 {
     const ZERO: Self = 0;
 }
 
-/// Value of the map `config`.
+/// Number of the layout: of everything in `bpf/layout.h` and of every map in `bpf/maps.h`. Maps that are pinned under another number
+/// are not reused; see `takeover.rs` for what is carried over.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// Value of the map `config`: the agent's network namespace.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// What tells the agent's network namespace apart.
+    /// Its cookie; 0 on kernels that have none (before 5.14).
     pub(crate) agent_netns: u64,
+    /// Its inode number.
+    pub(crate) agent_netns_inode: u64,
 }
 
-// SAFETY: one integer.
+// SAFETY: integers.
 unsafe impl Plain for Config {
-    const ZERO: Self = Self { agent_netns: 0 };
+    const ZERO: Self = Self { agent_netns: 0, agent_netns_inode: 0 };
+}
+
+/// Value of the map `build`: what the pinned links hold. User space only.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Build {
+    /// Of the object's bytes and of what was asked for; 0 while a take-over is under way.
+    pub(crate) fingerprint: u64,
+    /// Ids of the programs in the order of `HOOKS`, the packet backstop last; 0 for one that is not attached.
+    pub(crate) programs: [u32; PROGRAMS],
+    /// Index of the step of the ladder.
+    pub(crate) step: u32,
+    pub(crate) zero: u32,
+}
+
+/// Programs that there can be.
+pub(crate) const PROGRAMS: usize = 10;
+
+// SAFETY: integers; the assertion below leaves no room for padding.
+unsafe impl Plain for Build {
+    const ZERO: Self = Self { fingerprint: 0, programs: [0; PROGRAMS], step: 0, zero: 0 };
 }
 
 const TARGET_REDIRECT: u32 = 1;
@@ -53,6 +80,32 @@ pub(crate) const fn target_bits(mode: TargetMode) -> u32 {
     }
 }
 
+/// Tells texts apart (FNV-1a, eight bytes at a time). Not against who would forge one: only root could.
+pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    let end = (bytes.len() as u64).to_le_bytes();
+    words.iter().chain([&last, &end]).fold(0xcbf2_9ce4_8422_2325, |hash: u64, word| {
+        let hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x0000_0100_0000_01b3);
+        // A product moves nothing to the right.
+        hash ^ hash >> 29
+    })
+}
+
+/// The mode behind the value of an entry of the map `targets`.
+pub(crate) const fn target_mode(bits: u32) -> TargetMode {
+    if bits & TARGET_REDIRECT == 0 {
+        TargetMode::Off
+    } else if bits & TARGET_ENFORCE == 0 {
+        TargetMode::Audit
+    } else {
+        TargetMode::Enforce
+    }
+}
+
 /// Index in the map `targets`.
 pub(crate) const fn target_index(destination: Destination) -> u32 {
     match destination {
@@ -63,10 +116,12 @@ pub(crate) const fn target_index(destination: Destination) -> u32 {
 }
 
 /// Indices of the map `counters`, in the order of `enum counter`.
-pub(crate) const COUNTERS: u32 = 9;
+pub(crate) const COUNTERS: u32 = 11;
 
 const ROUTE_REDIRECTED: u8 = 1;
 const ROUTE_DIRECT: u8 = 2;
+const ROUTE_PASSED: u8 = 3;
+const ROUTE_REFUSED: u8 = 4;
 const RECORD_MAPPED_V6: u8 = 1;
 const RECORD_EXE: u8 = 2;
 
@@ -103,7 +158,10 @@ pub(crate) struct Record {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 16);
+    assert!(offset_of!(Config, agent_netns) == 0);
+    assert!(offset_of!(Config, agent_netns_inode) == 8);
+    assert!(size_of::<Build>() == 56);
     assert!(size_of::<Record>() == 136);
     assert!(offset_of!(Record, connected_at) == 0);
     assert!(offset_of!(Record, socket_cookie) == 8);
@@ -162,13 +220,25 @@ unsafe impl Plain for Record {
 }
 
 impl Record {
-    /// In core's words; `None` for a route that has no business on an accepted socket.
+    /// From an accepted socket, in core's words; `None` for a route that has no business there.
     pub(crate) fn to_kernel_record(self) -> Option<KernelRecord> {
-        let route = match self.route {
-            ROUTE_REDIRECTED => Route::Redirected,
-            ROUTE_DIRECT => Route::Direct,
-            _ => return None,
-        };
+        match self.route {
+            ROUTE_REDIRECTED => Some(self.routed(Route::Redirected)),
+            ROUTE_DIRECT => Some(self.routed(Route::Direct)),
+            _ => None,
+        }
+    }
+
+    /// From the map `foreign`; `None` for a route that has no business there.
+    pub(crate) fn to_foreign_note(self) -> Option<KernelRecord> {
+        match self.route {
+            ROUTE_PASSED => Some(self.routed(Route::Passed)),
+            ROUTE_REFUSED => Some(self.routed(Route::Refused)),
+            _ => None,
+        }
+    }
+
+    fn routed(self, route: Route) -> KernelRecord {
         let exe = ExeId {
             inode: self.exe_inode,
             ctime_s: self.exe_ctime_s,
@@ -176,7 +246,7 @@ impl Record {
             dev: self.exe_dev,
             generation: self.exe_generation,
         };
-        Some(KernelRecord {
+        KernelRecord {
             route,
             original: SocketAddrV4::new(Ipv4Addr::from(self.original_ip), u16::from_be_bytes(self.original_port)),
             tgid: self.tgid,
@@ -196,7 +266,7 @@ impl Record {
             connected_at: self.connected_at,
             mapped_v6: self.flags & RECORD_MAPPED_V6 != 0,
             comm: self.comm,
-        })
+        }
     }
 }
 
@@ -222,10 +292,41 @@ mod tests {
         assert_eq!((define("TARGET_REDIRECT"), define("TARGET_ENFORCE")), (TARGET_REDIRECT, TARGET_ENFORCE));
     }
 
+    /// What agents of this layout left pinned is read by agents to come. **If this fails**: give `LAYOUT` the next number, then put the
+    /// new fingerprint here. Comments and blank lines do not count.
+    #[test]
+    fn a_changed_layout_has_a_new_number() {
+        let maps = include_str!("../bpf/maps.h").split("static __always_inline").next().unwrap();
+        let text = [include_str!("../bpf/layout.h"), maps].concat();
+        let mut code = String::new();
+        for (i, part) in text.split("/*").enumerate() {
+            code.push_str(if i == 0 { part } else { part.split_once("*/").unwrap().1 });
+        }
+        let words: Vec<&str> = code.split_whitespace().collect();
+        let fingerprint = fingerprint(words.join(" ").as_bytes());
+        assert_eq!((LAYOUT, format!("{fingerprint:016x}")), (1, "c0e53f5284f006cc".to_owned()));
+    }
+
     #[test]
     fn a_record_without_route_is_no_record() {
         assert_eq!(Record::ZERO.to_kernel_record(), None);
-        assert_eq!(Record { route: 3, ..Record::ZERO }.to_kernel_record(), None);
+        assert_eq!(Record::ZERO.to_foreign_note(), None);
+    }
+
+    /// S-08: what only went by is never the identity of an accepted connection, and the reverse.
+    #[test]
+    fn notes_and_identities_are_kept_apart_s08() {
+        let accepted = |route| Record { route, ..Record::ZERO }.to_kernel_record().map(|r| r.route);
+        let note = |route| Record { route, ..Record::ZERO }.to_foreign_note().map(|r| r.route);
+        assert_eq!([1, 2, 3, 4].map(accepted), [Some(Route::Redirected), Some(Route::Direct), None, None]);
+        assert_eq!([1, 2, 3, 4].map(note), [None, None, Some(Route::Passed), Some(Route::Refused)]);
+    }
+
+    #[test]
+    fn modes_survive_the_map() {
+        for mode in [TargetMode::Off, TargetMode::Audit, TargetMode::Enforce] {
+            assert_eq!(target_mode(target_bits(mode)), mode);
+        }
     }
 
     #[test]

@@ -12,12 +12,16 @@ mod caps;
 mod cgroup;
 mod ebpf;
 mod error;
+mod kernel_types;
 mod layout;
 mod load;
 mod memory;
+mod object;
 mod pins;
 mod redirector;
+mod store;
 mod sys;
+mod takeover;
 pub mod verify;
 
 pub use azure_proxy_agent_core::identity::TargetMode;

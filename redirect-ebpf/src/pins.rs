@@ -132,9 +132,9 @@ impl Pins {
     /// # Errors
     /// The descriptor is no socket, or the kernel refused.
     pub fn exempt(&self, socket: BorrowedFd<'_>) -> Result<(), RedirectError> {
-        self.exempt.iter().try_for_each(|storage| {
-            storage.set(socket, 1).map_err(|source| RedirectError::Map { map: storage.name(), source })
-        })
+        self.exempt
+            .iter()
+            .try_for_each(|storage| storage.set(socket, 1).map_err(|source| RedirectError::Map { map: storage.name(), source }))
     }
 }
 

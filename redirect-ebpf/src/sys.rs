@@ -1,21 +1,27 @@
 //! bpf(2) by hand: the operations that aya lacks or that must not allocate. Thin; every `unsafe` of this crate is here.
 
 use crate::layout::Plain;
+use aya_obj::generated::bpf_insn;
 use core::marker::PhantomData;
 use core::mem::{size_of, zeroed};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-#[expect(dead_code, reason = "pinning follows")]
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_BTF_LOAD: libc::c_long = 18;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const BPF_MAP_FREEZE: libc::c_long = 22;
 const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// A map of which type, key and value were compared with the kernel's idea of them.
@@ -39,11 +45,18 @@ struct MapElem {
 impl<K: Plain, V: Plain> Map<K, V> {
     /// Takes a map into use; `None` if its key or value has another size than `K` and `V`: the kernel would write past them.
     pub(crate) fn new(fd: OwnedFd, name: &'static str) -> io::Result<Option<Self>> {
-        let info: MapInfo = info(fd.as_fd())?;
-        let fits = info.key_size as usize == size_of::<K>() && info.value_size as usize == size_of::<V>();
-        // Per-CPU maps copy one value per processor. None of ours is one.
-        let single = matches!(info.kind, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_SK_STORAGE);
-        Ok((fits && single).then_some(Self { fd, name, of: PhantomData }))
+        let fits = kind(fd.as_fd())? == Kind::Map && {
+            let Shape { kind, key_size, value_size, .. } = map_shape(fd.as_fd())?;
+            // Per-CPU maps copy one value per processor. None of ours is one.
+            let single = matches!(kind, BPF_MAP_TYPE_ARRAY | BPF_MAP_TYPE_SK_STORAGE);
+            single && key_size as usize == size_of::<K>() && value_size as usize == size_of::<V>()
+        };
+        Ok(fits.then_some(Self { fd, name, of: PhantomData }))
+    }
+
+    /// To be pinned, and for programs to refer to.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// As in the object.
@@ -89,6 +102,11 @@ impl<V: Plain> SocketStorage<V> {
         self.0.name()
     }
 
+    /// As [`Map::fd`].
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+
     /// The value on `socket`.
     pub(crate) fn get(&self, socket: BorrowedFd<'_>) -> io::Result<Option<V>> {
         self.0.get(socket.as_raw_fd())
@@ -100,8 +118,192 @@ impl<V: Plain> SocketStorage<V> {
     }
 }
 
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
-const BPF_MAP_TYPE_SK_STORAGE: u32 = 24;
+/// A queue of values that programs fill.
+#[derive(Debug)]
+pub(crate) struct Queue<V> {
+    fd: OwnedFd,
+    name: &'static str,
+    of: PhantomData<fn() -> V>,
+}
+
+impl<V: Plain> Queue<V> {
+    /// As [`Map::new`].
+    pub(crate) fn new(fd: OwnedFd, name: &'static str) -> io::Result<Option<Self>> {
+        let fits = kind(fd.as_fd())? == Kind::Map && {
+            let Shape { kind, key_size, value_size, .. } = map_shape(fd.as_fd())?;
+            kind == BPF_MAP_TYPE_QUEUE && key_size == 0 && value_size as usize == size_of::<V>()
+        };
+        Ok(fits.then_some(Self { fd, name, of: PhantomData }))
+    }
+
+    /// As in the object.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// As [`Map::fd`].
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Takes out the oldest.
+    pub(crate) fn pop(&self) -> io::Result<Option<V>> {
+        let mut value = V::ZERO;
+        let mut attr = MapElem { map_fd: raw(self.fd()), pad: 0, key: 0, value: (&raw mut value) as u64, flags: 0 };
+        // SAFETY: `value` lives across the call, `new` compared its size, and whatever is written is a valid `V` (`Plain`).
+        match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) } {
+            Ok(_) => Ok(Some(value)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+pub(crate) const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_QUEUE: u32 = 22;
+pub(crate) const BPF_MAP_TYPE_SK_STORAGE: u32 = 24;
+
+/// What a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// `enum bpf_map_type`.
+    pub(crate) kind: u32,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) entries: u32,
+    pub(crate) flags: u32,
+}
+
+/// Type information that the kernel wants with some maps: the loaded types, and the ids of key and value in them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MapTypes<'a> {
+    pub(crate) btf: BorrowedFd<'a>,
+    pub(crate) key: u32,
+    pub(crate) value: u32,
+}
+
+/// Makes a map.
+pub(crate) fn map_create(name: &str, shape: Shape, types: Option<MapTypes<'_>>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        entries: u32,
+        flags: u32,
+        inner: u32,
+        node: u32,
+        name: [u8; NAME],
+        ifindex: u32,
+        btf: u32,
+        key: u32,
+        value: u32,
+    }
+    let Shape { kind, key_size, value_size, entries, flags } = shape;
+    let (btf, key, value) = types.map_or((0, 0, 0), |t| (raw(t.btf), t.key, t.value));
+    let name = object_name(name);
+    let mut attr = Attr { kind, key_size, value_size, entries, flags, inner: 0, node: 0, name, ifindex: 0, btf, key, value };
+    // SAFETY: the structure holds no pointer.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attr)? };
+    // SAFETY: the call made this descriptor, and nobody else knows it. bpf(2) sets close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes an array of one entry that nobody can write any more: its bytes are constants for the verifier.
+pub(crate) fn constants(name: &str, bytes: &[u8], flags: u32) -> io::Result<OwnedFd> {
+    let value_size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let fd = map_create(name, Shape { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size, entries: 1, flags }, None)?;
+    let (map_fd, key) = (raw(fd.as_fd()), 0u32);
+    let mut attr = MapElem { map_fd, pad: 0, key: (&raw const key) as u64, value: bytes.as_ptr() as u64, flags: 0 };
+    // SAFETY: `key` is of the size that the map was made with, and so are the bytes; both live across the call.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr)? };
+    let mut frozen = map_fd;
+    // SAFETY: the attribute is one integer.
+    unsafe { bpf(BPF_MAP_FREEZE, &mut frozen)? };
+    Ok(fd)
+}
+
+/// Loads the type information of the object.
+pub(crate) fn btf_load(types: &[u8]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        types: u64,
+        log: u64,
+        size: u32,
+        log_size: u32,
+        log_level: u32,
+    }
+    let size = u32::try_from(types.len()).map_err(io::Error::other)?;
+    let mut attr = Attr { types: types.as_ptr() as u64, log: 0, size, log_size: 0, log_level: 0 };
+    // SAFETY: `types` is `size` bytes long and lives across the call.
+    let fd = unsafe { bpf(BPF_BTF_LOAD, &mut attr)? };
+    // SAFETY: the call made this descriptor, and nobody else knows it. bpf(2) sets close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A program for the verifier.
+#[derive(Clone, Copy)]
+pub(crate) struct Code<'a> {
+    /// As bpftool shows it.
+    pub(crate) name: &'a str,
+    /// `enum bpf_prog_type`.
+    pub(crate) kind: u32,
+    pub(crate) attach_type: u32,
+    pub(crate) instructions: &'a [bpf_insn],
+    pub(crate) licence: &'a CStr,
+}
+
+/// Loads a program. `log` takes what the verifier has to say; without it, nothing is said and loading is faster.
+pub(crate) fn program_load(code: Code<'_>, log: Option<&mut [u8]>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        licence: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        version: u32,
+        flags: u32,
+        name: [u8; NAME],
+        ifindex: u32,
+        attach_type: u32,
+    }
+    let (log_level, log_size, log) = match log {
+        Some(log) => (1, u32::try_from(log.len()).map_err(io::Error::other)?, log.as_mut_ptr() as u64),
+        None => (0, 0, 0),
+    };
+    let mut attr = Attr {
+        kind: code.kind,
+        count: u32::try_from(code.instructions.len()).map_err(io::Error::other)?,
+        instructions: code.instructions.as_ptr() as u64,
+        licence: code.licence.as_ptr() as u64,
+        log_level,
+        log_size,
+        log,
+        version: 0,
+        flags: 0,
+        name: object_name(code.name),
+        ifindex: 0,
+        attach_type: code.attach_type,
+    };
+    // SAFETY: instructions, licence and log live across the call, and the log is `log_size` bytes long.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr)? };
+    // SAFETY: the call made this descriptor, and nobody else knows it. bpf(2) sets close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+const NAME: usize = 16;
+
+/// `BPF_OBJ_NAME_LEN`, with a zero at the end.
+fn object_name(name: &str) -> [u8; NAME] {
+    let mut bytes = [0; NAME];
+    for (to, from) in bytes.iter_mut().take(NAME - 1).zip(name.bytes()) {
+        *to = if from.is_ascii_alphanumeric() || from == b'.' { from } else { b'_' };
+    }
+    bytes
+}
 
 /// The beginning of `struct bpf_map_info`.
 #[repr(C)]
@@ -111,6 +313,8 @@ struct MapInfo {
     id: u32,
     key_size: u32,
     value_size: u32,
+    entries: u32,
+    flags: u32,
 }
 
 /// The beginning of `struct bpf_prog_info`.
@@ -125,14 +329,16 @@ struct ProgramInfo {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct LinkInfo {
-    kind: u32,
-    id: u32,
+    /// 3 is a cgroup link.
+    pub(crate) kind: u32,
+    /// The kernel's number of it.
+    pub(crate) id: u32,
     /// Id of the program behind the link now.
     pub(crate) program: u32,
     pad: u32,
     /// cgroup2 id of where it is attached; 0 once it was detached or its cgroup is gone.
     pub(crate) cgroup: u64,
-    attach_type: u32,
+    pub(crate) attach_type: u32,
     pad2: u32,
 }
 
@@ -157,13 +363,23 @@ fn info<T: Info>(fd: BorrowedFd<'_>) -> io::Result<T> {
     Ok(value)
 }
 
+/// What kind of map that is, and how large.
+pub(crate) fn map_shape(map: BorrowedFd<'_>) -> io::Result<Shape> {
+    let MapInfo { kind, key_size, value_size, entries, flags, .. } = info(map)?;
+    Ok(Shape { kind, key_size, value_size, entries, flags })
+}
+
+/// The kernel's number of a map.
+pub(crate) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    info::<MapInfo>(map).map(|m| m.id)
+}
+
 /// What a link points to now.
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(link)
 }
 
 /// Gives a map, program or link a name in a bpffs: it stays when the last descriptor is closed.
-#[expect(dead_code, reason = "pinning follows")]
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = ObjectPath { path: path.as_ptr() as u64, fd: raw(fd), flags: 0 };
@@ -236,11 +452,27 @@ pub(crate) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attac
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Puts another program behind a link, in one step for those who pass there.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = [raw(link), raw(program), 0, 0];
+    // SAFETY: the attribute is four integers.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
 /// Detaches at once, even if another process holds the link too.
 pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = raw(link);
     // SAFETY: the attribute is one integer.
     unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// CLOCK_MONOTONIC, ns: what the kernel half compares heartbeats with.
+pub(crate) fn monotonic_ns() -> u64 {
+    // SAFETY: integers, for which zeros are a value.
+    let mut now: libc::timespec = unsafe { zeroed() };
+    // SAFETY: `now` lives across the call, which cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Cookie of the network namespace of a socket (`SO_NETNS_COOKIE`, Linux 5.14).

@@ -2,12 +2,10 @@
 //! iteration, so nothing that another program did to it lasts (S-13), and no change can be missed (W-84).
 
 use super::provision::Flag;
-use super::source::REDIRECTOR;
 use super::status::{Module, ModuleState};
 use super::{Agent, AgentEffect, HEARTBEAT_INTERVAL, Level};
 use crate::identity::{PerDestination, TargetMode};
-use crate::keeper::schedule::ANSWER_LIMIT;
-use crate::time::{Mono, Now};
+use crate::time::Now;
 
 /// The redirector as the agent sees it.
 #[derive(Debug, Default)]
@@ -22,21 +20,19 @@ pub(super) struct Redirector {
     pub(super) wanted: Option<PerDestination<TargetMode>>,
     /// A redirect is to be asked for.
     pub(super) due: bool,
-    /// When one was asked for that is not answered yet.
-    pub(super) asked: Option<Mono>,
+    /// One was asked for and is not answered yet.
+    pub(super) in_flight: bool,
 }
 
 impl Agent {
     /// Asks for the redirect that is wanted (W-84), if it is time.
     pub(super) fn redirect(&mut self, now: Now) {
-        // An answer that never comes must not end the repairs (S-13).
-        let waits = self.redirector.asked.is_some_and(|at| now.mono.since(at) < ANSWER_LIMIT);
-        if !self.redirector.due || !self.redirector.loaded || waits {
+        if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
             return;
         }
         if let Some(wanted) = self.redirector.wanted {
             self.redirector.due = false;
-            self.redirector.asked = Some(now.mono);
+            self.redirector.in_flight = true;
             // Before the redirect: an endpoint in audit mode without a heartbeat counts as given up (S-03).
             if wanted != PerDestination::default() && self.heartbeat_due.is_none() {
                 self.beat(now);
@@ -54,13 +50,13 @@ impl Agent {
     }
 
     pub(super) fn redirected(&mut self, now: Now, result: Result<(), String>) {
-        self.redirector.asked = None;
+        self.redirector.in_flight = false;
         match result {
             Ok(()) if !self.redirector.loaded => {}
             Ok(()) => {
                 if !self.provision.is_set(Flag::Redirector) {
                     let text = core::mem::take(&mut self.redirector.running);
-                    self.tell(REDIRECTOR, Level::Info, false, "The redirect is in force again.");
+                    self.say(Level::Info, false, "The redirect is in force again.");
                     self.redirector.module = Module::new(ModuleState::Running, &text);
                     self.redirector.running = text;
                     self.provision.set(Flag::Redirector);
@@ -73,7 +69,7 @@ impl Agent {
             Err(text) => {
                 let module = Module::new(ModuleState::Stopped, &text);
                 if module != self.redirector.module {
-                    self.tell(REDIRECTOR, Level::Error, false, &text);
+                    self.say(Level::Error, false, &text);
                 }
                 self.redirector.module = module;
                 self.provision.clear(Flag::Redirector);

@@ -6,7 +6,6 @@ use super::document::{self, Document, RuleLists};
 use super::matcher::Index;
 use super::selector::{Assigned, Selectors};
 use core::fmt;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a document does with denials.
@@ -73,10 +72,9 @@ pub(super) struct Constraint {
 }
 
 /// An identity by its selectors.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(super) struct CompiledIdentity {
     pub(super) name: Box<str>,
-    #[serde(flatten)]
     pub(super) selectors: Selectors,
 }
 

@@ -74,6 +74,46 @@ pub(crate) fn held(kind: &str) -> Vec<Held> {
     fds.into_iter().map(|fd| Held { fd, info: fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap() }).collect()
 }
 
+/// Opens what is pinned there.
+pub(crate) fn open_pin(path: &Path) -> OwnedFd {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let mut attr = [path.as_ptr() as u64, 0];
+    let fd = bpf(7, &mut attr).unwrap();
+    // SAFETY: made just now.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Pins something.
+#[allow(dead_code)]
+pub(crate) fn pin(object: &OwnedFd, path: &Path) {
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let mut attr = [path.as_ptr() as u64, u64::from(object.as_raw_fd().cast_unsigned())];
+    bpf(6, &mut attr).unwrap();
+}
+
+/// What the kernel says about it: the first numbers of `struct bpf_map_info` or `struct bpf_link_info`.
+pub(crate) fn info(object: &OwnedFd) -> [u32; 8] {
+    let mut info = [0; 8];
+    let fd = u64::from(object.as_raw_fd().cast_unsigned());
+    let mut attr = [fd | (size_of_val(&info) as u64) << 32, info.as_mut_ptr() as u64];
+    bpf(15, &mut attr).unwrap();
+    info
+}
+
+/// Overwrites an entry of an array of `u64`.
+pub(crate) fn overwrite_long(map: RawFd, value: u64) {
+    let (key, value) = (Box::new(0u32), Box::new(value));
+    let mut attr = [u64::from(map.cast_unsigned()), (&raw const *key) as u64, (&raw const *value) as u64, 0];
+    bpf(2, &mut attr).unwrap();
+}
+
+/// Puts another program behind a link.
+#[allow(dead_code)]
+pub(crate) fn update(link: &OwnedFd, program: &OwnedFd) {
+    let mut attr = [link.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned(), 0, 0];
+    bpf(29, &mut attr).unwrap();
+}
+
 /// What `bpftool link detach` does.
 pub(crate) fn detach(link: RawFd) {
     bpf(34, &mut link.cast_unsigned()).unwrap();

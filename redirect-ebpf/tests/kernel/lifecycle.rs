@@ -178,12 +178,7 @@ sandboxed! {
         assert_eq!(resolve_cgroup(Some(Path::new("/proc"))).unwrap(), find_cgroup2().unwrap());
 
         // In a mount namespace without any: nothing to attach to.
-        // SAFETY: affects this process only.
-        crate::sandbox::check(unsafe { libc::unshare(libc::CLONE_NEWNS) });
-        // SAFETY: path strings and no data.
-        crate::sandbox::check(unsafe {
-            libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
-        });
+        crate::sandbox::new_mount_namespace();
         while let Some(mount) = find_cgroup2() {
             let mount = std::ffi::CString::new(mount.into_os_string().into_encoded_bytes()).unwrap();
             // SAFETY: a path string.

@@ -14,4 +14,6 @@ mod guard;
 mod identity;
 mod lifecycle;
 mod namespaces;
+mod pins;
 mod redirect;
+mod takeover;

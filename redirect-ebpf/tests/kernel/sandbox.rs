@@ -110,10 +110,35 @@ impl Sandbox {
         LoadOptions { cgroup_root: Some(self.cgroup.clone()), ..LoadOptions::default() }
     }
 
+    /// Options that pin, in a bpffs of this test's own: the mount is seen by this thread and what it starts, and goes with them.
+    pub(crate) fn pinning(&self) -> LoadOptions {
+        if !Path::new(PINS).exists() {
+            new_mount_namespace();
+            // SAFETY: path strings and no data.
+            check(unsafe { libc::mount(c"bpf".as_ptr(), BPFFS.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) });
+            fs::create_dir(PINS).unwrap();
+        }
+        LoadOptions { pins: Some(Path::new(PINS).join("agent")), ..self.options() }
+    }
+
     /// Loaded and listening, with `mode` for all endpoints.
     pub(crate) fn agent(&self, mode: TargetMode) -> Agent {
         Agent::start(&self.options(), mode)
     }
+}
+
+/// Where the kernel provides for a bpffs.
+const BPFFS: &std::ffi::CStr = c"/sys/fs/bpf";
+const PINS: &str = "/sys/fs/bpf/redirect-ebpf-test";
+
+/// What is mounted from now on is seen by this thread and what it starts.
+pub(crate) fn new_mount_namespace() {
+    // SAFETY: affects this thread only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) });
+    // SAFETY: path strings and no data.
+    check(unsafe {
+        libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
+    });
 }
 
 /// A namespace without a way out: `lo` only, the guarded addresses on it. For the calling thread and what it starts.
@@ -292,13 +317,29 @@ impl Caller {
     }
 
     /// Lets it go on and waits until it has ended well.
-    pub(crate) fn finish(mut self) {
+    pub(crate) fn finish(self) {
+        assert_eq!(self.end(), 0, "the caller failed (its messages are above)");
+    }
+
+    /// Lets it go on and waits until it has ended: its wait status.
+    pub(crate) fn end(mut self) -> i32 {
         // A byte, not the end of the file: later callers hold the writing end too. One that does not pause has gone already.
         let _ = self.go.write_all(b".");
+        self.wait()
+    }
+
+    /// As `kill -9` does.
+    pub(crate) fn kill(self) {
+        // SAFETY: a child of this process that has not been waited for.
+        check(unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) });
+        self.wait();
+    }
+
+    fn wait(&self) -> i32 {
         let mut status = 0;
         // SAFETY: `status` lives across the call.
         check(unsafe { libc::waitpid(self.pid.cast_signed(), &raw mut status, 0) });
-        assert_eq!(status, 0, "the caller failed (its messages are above)");
+        status
     }
 }
 
