@@ -7,10 +7,13 @@ BENCH ?=
 # The players of fixtures are features that no daemon has.
 TEST_FEATURES = azure-proxy-agent-core/replay,runtime-blocking/replay,runtime-smol/replay
 
-.PHONY: help setup build demo test bench lint doc fuzz ci clean root
+# What tests said, for docs/conformance.md.
+OUTPUT = $(or $(CARGO_TARGET_DIR),target)/test-output.txt
+
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz ci clean root
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install the Debian packages that build and tests need (root)
 	@.ci/install build demo test
@@ -24,10 +27,20 @@ demo: ## The agent at work, with real eBPF and a simulated Azure host (root); AG
 
 test: root ## Every test: unit, fixtures, simulation, kernel, end to end (root)
 	@.ci/install build demo test
-	$(CARGO) test --workspace --exclude sandbox --locked --features $(TEST_FEATURES)
+	@rm -f $(OUTPUT)
+	.ci/keep $(OUTPUT) $(CARGO) test --workspace --exclude sandbox --locked --features $(TEST_FEATURES)
 	@# End to end, with the daemons as they are: built after the line above, which makes others in the same place.
 	$(CARGO) build --workspace --locked
-	$(CARGO) test -p sandbox --locked
+	.ci/keep $(OUTPUT) $(CARGO) test -p sandbox --locked
+
+conformance: ## docs/conformance.md: which test shows which number of the specification; after make test
+	$(CARGO) run --quiet --locked -p conformance -- $(CHECK) $(OUTPUT)
+
+soak: root ## Both daemons killed, upgraded, and given every fault, for ten minutes each; TIME=60 for a minute (root)
+	@.ci/install build test
+	$(CARGO) build --release --locked -p runtime-smol -p runtime-blocking --bins
+	AZURE_PROXY_AGENT_BIN_DIR="$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd)/release" SOAK=$(if $(filter-out 0,$(TIME)),$(TIME),600) \
+	    $(CARGO) test -p sandbox --locked --test soak -- --test-threads 1 --nocapture
 
 bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root); BENCH=--quick for a short one
 	@.ci/install build bench

@@ -20,4 +20,5 @@ pub mod policy;
 pub mod replay;
 pub mod report;
 pub mod sign;
+pub mod telemetry;
 pub mod time;

@@ -13,6 +13,8 @@ pub struct Limits {
     pub fields: usize,
     /// Largest response head that we accept from a host; a larger one is a failed exchange.
     pub response_head: usize,
+    /// Most interim responses (RFC 9110 section 15.2) before the final one of one of the agent's own calls.
+    pub interim: usize,
     /// Largest body of a request that is signed (W-67).
     pub signed_body: u64,
     /// Largest body of an exempt request (W-67).
@@ -48,6 +50,7 @@ impl Limits {
         target: 65_534,
         fields: 100,
         response_head: 64 * 1024,
+        interim: 16,
         signed_body: 102_400,
         exempt_body: 104_857_600,
         read: 4 * 1024,

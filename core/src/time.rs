@@ -111,6 +111,24 @@ impl Wall {
     pub fn stamp(self) -> Stamp {
         Stamp(self)
     }
+
+    /// What tells files of one kind apart and sorts them by age: `YYYY-MM-DDTHH.MM.SS.mmm-<nanoseconds>` (FS-62, R-150).
+    #[must_use]
+    pub fn file_stamp(self) -> String {
+        format!("{}-{}", self.stamp().to_string().replace(':', "."), self.0)
+    }
+
+    /// Whether `text` has exactly the form of a [`file_stamp`](Self::file_stamp).
+    #[must_use]
+    pub fn is_file_stamp(text: &str) -> bool {
+        let shape = |text: &str| {
+            text.len() == 23
+                && text.bytes().zip(*b"0000-00-00T00.00.00.000").all(|(b, s)| if s == b'0' { b.is_ascii_digit() } else { b == s })
+        };
+        text.split_at_checked(23).and_then(|(stamp, nanos)| Some((stamp, nanos.strip_prefix('-')?))).is_some_and(
+            |(stamp, nanos)| shape(stamp) && (1..=20).contains(&nanos.len()) && nanos.bytes().all(|b| b.is_ascii_digit()),
+        )
+    }
 }
 
 /// A wall-clock time that prints as `YYYY-MM-DDTHH:MM:SS.mmm` (UTC).

@@ -134,6 +134,9 @@ impl AgentLoop {
             }
             None => {}
         }
+        if let Some(troubles) = self.machine.host.telemetry().take_troubles() {
+            self.agent.handle_event(now, AgentEvent::Logs(troubles));
+        }
         self.agent.handle_timeout(now);
         self.carry_out();
         self.tidy();
@@ -174,6 +177,10 @@ impl AgentLoop {
                     Ran::Answered(answer) => self.answers.push_back(answer),
                     Ran::Done => {}
                     Ran::NotHere(AgentEffect::Fetch { id, request }) => self.fetch(id, request),
+                    Ran::NotHere(AgentEffect::LimitCpu { percent }) => {
+                        let machine = Arc::clone(&self.machine);
+                        self.spawn.spawn(Box::new(move || machine.host.service_manager().limit_cpu(percent)));
+                    }
                     Ran::NotHere(AgentEffect::Publish(policy)) => self.daemon.policy.publish(policy),
                     Ran::NotHere(AgentEffect::Status { to, draft }) => {
                         let effect = self.machine.records.with_summaries(|tables| draft.complete(to, tables, clock::now()));

@@ -27,5 +27,6 @@ pub mod serve;
 mod signals;
 pub mod start;
 pub mod status_client;
+pub mod telemetry;
 mod wait;
 mod workers;

@@ -11,7 +11,8 @@ mod tests;
 
 use crate::clock;
 use crate::config::Config;
-use crate::host::logfile::LogFile;
+use crate::host::logfile::{Appended, LogFile};
+use crate::telemetry::Telemetry;
 use azure_proxy_agent_core::time::Wall;
 use env_logger::Target;
 use line::{Escaped, Style};
@@ -20,10 +21,15 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// Target of records that belong to the connection log (FS-61) instead of the agent log: `log::info!(target: CONNECTION, …)`.
 /// A rolled file has one writer: nobody else may open that file.
 pub const CONNECTION: &str = "connection";
+/// Target of summary objects: they go where [`CONNECTION`] goes, and are events of their own (PX-108).
+pub(crate) const SUMMARY: &str = "connection::summary";
+/// Target of what the agent machine says: it says itself what of that is an event.
+pub(crate) const NOTICE: &str = "azure_proxy_agent::notice";
 
 /// File of the agent log (FS-60).
 pub const AGENT_FILE: &str = "ProxyAgent.log";
@@ -32,12 +38,12 @@ pub const CONNECTION_FILE: &str = "ProxyAgent.Connection.log";
 
 /// Sends everything that is logged from now on where `config` says. The first call counts; a file that cannot be opened is
 /// reported and tried again later, the streams work in any case.
-pub fn init(config: &Config) {
+pub fn init(config: &Config, telemetry: &Arc<Telemetry>) {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let style = |stream: &dyn AsStream| Style::of(stream.fd(), journal.as_deref(), plain);
     let (out, err) = (style(&std::io::stdout()), style(&std::io::stderr()));
-    let logger = Logger::new(config, (Target::Stdout, out), (Target::Stderr, err));
+    let logger = Logger::new(config, Arc::clone(telemetry), (Target::Stdout, out), (Target::Stderr, err));
     let level = logger.level();
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
@@ -64,6 +70,9 @@ struct Logger {
     file_level: LevelFilter,
     /// `None`: file logs are off (FS-04).
     files: Option<Files>,
+    /// Lines up to this level become events (FS-14).
+    event_level: LevelFilter,
+    telemetry: Arc<Telemetry>,
 }
 
 struct Files {
@@ -72,7 +81,7 @@ struct Files {
 }
 
 impl Logger {
-    fn new(config: &Config, out: (Target, Style), err: (Target, Style)) -> Self {
+    fn new(config: &Config, telemetry: Arc<Telemetry>, out: (Target, Style), err: (Target, Style)) -> Self {
         let stream = |(target, style): (Target, Style)| {
             env_logger::Builder::new()
                 .filter_level(LevelFilter::Trace)
@@ -89,12 +98,14 @@ impl Logger {
                 agent: LogFile::new(folder, AGENT_FILE),
                 connection: LogFile::new(folder, CONNECTION_FILE),
             }),
+            event_level: config.event_level.map_or(LevelFilter::Off, |level| level.to_level_filter()),
+            telemetry,
         }
     }
 
     /// Above this nobody is interested.
     fn level(&self) -> LevelFilter {
-        self.system_level.max(if self.files.is_some() { self.file_level } else { LevelFilter::Off })
+        self.system_level.max(self.event_level).max(if self.files.is_some() { self.file_level } else { LevelFilter::Off })
     }
 }
 
@@ -114,11 +125,20 @@ impl Log for Logger {
         if let Some(files) = &self.files
             && record.level() <= self.file_level
         {
-            let file = if record.target() == CONNECTION { &files.connection } else { &files.agent };
-            if let Err(failure) = write(file, clock::wall(), record) {
-                // Straight to standard error: the log is what does not work.
-                self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
+            let file = if is_connection(record.target()) { &files.connection } else { &files.agent };
+            match write(file, clock::wall(), record) {
+                Appended::Yes | Appended::StillNot => {}
+                Appended::Again => self.telemetry.log_file(file.name(), None),
+                Appended::No(failure) => {
+                    // Straight to standard error: the log is what does not work.
+                    self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
+                    self.telemetry.log_file(file.name(), Some(failure));
+                }
             }
+        }
+        if record.level() <= self.event_level && !matches!(record.target(), SUMMARY | NOTICE) {
+            let task = if is_connection(record.target()) { "ConnectionLogger" } else { "CommonLogger" };
+            self.telemetry.event(record.level(), task, "ProxyAgent", &record.args().to_string());
         }
     }
 
@@ -128,6 +148,10 @@ impl Log for Logger {
     }
 }
 
+fn is_connection(target: &str) -> bool {
+    matches!(target, CONNECTION | SUMMARY)
+}
+
 /// Libraries have a lot to tell below `Warn` (a line per readiness event); the shipped file level is `Trace`.
 fn is_ours(target: &str) -> bool {
     let root = target.split_once("::").map_or(target, |(root, _)| root);
@@ -135,7 +159,7 @@ fn is_ours(target: &str) -> bool {
 }
 
 /// Writes one record to one file.
-fn write(file: &LogFile, wall: Wall, record: &Record<'_>) -> Result<(), String> {
+fn write(file: &LogFile, wall: Wall, record: &Record<'_>) -> Appended {
     thread_local! {
         /// The line under construction; kept, so that logging allocates nothing once warm.
         static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

@@ -46,7 +46,7 @@ impl Records {
         if inner.summaries.record(now, &record) {
             inner.line.clear();
             report::write_summary(&mut inner.line, summary);
-            log::info!(target: CONNECTION, "{}", String::from_utf8_lossy(&inner.line));
+            host.summary(&String::from_utf8_lossy(&inner.line));
         }
         if let Some(text) = report::audit_notice(summary) {
             log::info!(target: CONNECTION, "{text}");

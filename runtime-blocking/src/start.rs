@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::daemon::{Daemon, Mailbox, Message, World};
 use crate::host::Host;
 use crate::machine::Machine;
+use crate::telemetry::Telemetry;
 use crate::{cli, listener, logging, memory, redirection, signals, wait};
 use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
 use azure_proxy_agent_core::limits::Limits;
@@ -24,6 +25,7 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 /// What a runtime starts with.
 pub struct Start {
     run: cli::Run,
+    telemetry: Arc<Telemetry>,
     /// Readable when the daemon is to end.
     pub stop: Stop,
 }
@@ -43,13 +45,14 @@ pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
         cli::Next::Exit(code) => return ExitCode::from(code),
         cli::Next::Run(settings) => {
             memory::one_heap();
-            logging::init(&settings.config);
+            let telemetry = Arc::<Telemetry>::default();
+            logging::init(&settings.config, &telemetry);
             forbid_core_dumps();
             for warning in &settings.warnings {
                 log::warn!("{warning}");
             }
             signals::termination()
-                .map(|signals| Start { stop: Stop { signals, console: settings.console }, run: settings })
+                .map(|signals| Start { stop: Stop { signals, console: settings.console }, telemetry, run: settings })
                 .and_then(run)
         }
     };
@@ -67,7 +70,7 @@ impl Start {
     #[must_use]
     pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
-        let host = Host::new(&self.run.config);
+        let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry));
         host.prepare();
         let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox)));
         let world: Arc<dyn World> = Arc::<Machine>::clone(&machine);
@@ -77,7 +80,11 @@ impl Start {
     /// What the agent machine is told.
     #[must_use]
     pub fn agent_config(&self) -> AgentConfig {
-        AgentConfig { version: cli::VERSION.into(), poll_interval: self.run.config.poll_interval }
+        AgentConfig {
+            version: cli::VERSION.into(),
+            poll_interval: self.run.config.poll_interval,
+            event_files: self.run.config.max_event_files,
+        }
     }
 
     /// Listens, as soon as that is possible, then begins to load the redirect on a thread of its own. `None`: stopped before.

@@ -1,10 +1,11 @@
 //! The agent machine's side of the seam: what it may be told and what it may ask for.
 
+use super::source::Source;
 use super::status::{StatusDraft, StatusReader};
 use crate::effect::LocalReply;
 use crate::exchange::{FetchError, HostRequest, HostResponse};
 use crate::identity::{PerDestination, TargetMode};
-use crate::keeper::{FetchId, StoreError, StoredKey};
+use crate::keeper::{FetchId, StoreError, StoreId, StoredKey};
 use crate::policy::Policy;
 use crate::sign::KeyGuid;
 use crate::time::Mono;
@@ -19,8 +20,8 @@ pub struct QueryId(pub u64);
 /// order. None of them shows key material in its `Debug` form (SEC-08).
 #[derive(Debug, Clone)]
 pub enum AgentEffect {
-    /// Call the host on a connection of its own that is exempt from the redirect (W-06); answered by [`AgentAnswer::Fetched`].
-    /// One at a time.
+    /// Call the host on a connection of its own that is exempt from the redirect (W-06); answered by [`AgentAnswer::Fetched`] within
+    /// the limits of W-07. One at a time. An answer that comes after 40 s is ignored, as one to the two effects below.
     Fetch {
         /// Names the call.
         id: FetchId,
@@ -28,16 +29,48 @@ pub enum AgentEffect {
         request: HostRequest,
     },
     /// Read `<guid>.key` with [`StoredKey::from_json`]; answered by [`AgentAnswer::KeyLoaded`].
-    LoadKey(KeyGuid),
+    LoadKey {
+        /// Names the look.
+        id: StoreId,
+        /// Which key.
+        guid: KeyGuid,
+    },
     /// Write `<guid>.key`, mode 0600, through `<guid>.tmp`, synced before the rename (FS-29, FS-30); answered by
     /// [`AgentAnswer::KeyStored`].
-    StoreKey(StoredKey),
+    StoreKey {
+        /// Names it.
+        id: StoreId,
+        /// What to write.
+        key: StoredKey,
+    },
     /// Replace a file as a whole (FS-29); answered by [`AgentAnswer::Written`].
     WriteState {
         /// Which.
         file: StateFile,
         /// The whole content.
         bytes: Bytes,
+    },
+    /// Write a snapshot of the rules into the status directory, mode 0640, through a temporary name, after removing
+    /// [`surplus_snapshots`](super::surplus_snapshots); answered by [`AgentAnswer::SnapshotWritten`].
+    Snapshot {
+        /// Its name.
+        name: Box<str>,
+        /// The whole content.
+        bytes: Bytes,
+    },
+    /// Take the events that wait to a file in the event folder, unless there are `files` of them (FS-80) already; answered by
+    /// [`AgentAnswer::EventsWritten`].
+    WriteEvents {
+        /// Most files of generic events.
+        files: u64,
+    },
+    /// Look how much memory is resident (FS-57); answered by [`AgentAnswer::Memory`] if that can be known.
+    ReadMemory,
+    /// Have the service manager limit this service's processor time, until the next boot (FS-100). Takes its time elsewhere; no answer:
+    /// a limit that could not be set does no harm.
+    LimitCpu {
+        /// Of one processor.
+        percent: u8,
     },
     /// Remove a file if it is there (FS-35). No answer.
     RemoveState(StateFile),
@@ -66,6 +99,8 @@ pub enum AgentEffect {
     },
     /// Say this in the agent log, and on the serial console if it is important (W-83, FS-36). One line; no answer.
     Notice {
+        /// What it is as an event (T-06); `None` if it must not become one (T-17).
+        source: Option<Source>,
         /// How bad it is.
         level: Level,
         /// Also to the console (FS-37).
@@ -88,9 +123,19 @@ pub enum AgentAnswer {
         result: Result<HostResponse, FetchError>,
     },
     /// To [`AgentEffect::LoadKey`]: `None` if there is no such file; an error if it cannot be read or is no key file (W-99).
-    KeyLoaded(Result<Option<StoredKey>, StoreError>),
+    KeyLoaded {
+        /// Which look it was.
+        id: StoreId,
+        /// What was found.
+        result: Result<Option<StoredKey>, StoreError>,
+    },
     /// To [`AgentEffect::StoreKey`].
-    KeyStored(Result<(), StoreError>),
+    KeyStored {
+        /// Which one it was.
+        id: StoreId,
+        /// Whether the file is there now, whatever happens to the machine.
+        result: Result<(), StoreError>,
+    },
     /// To [`AgentEffect::WriteState`]; the error is a text for people.
     Written {
         /// Which.
@@ -98,8 +143,33 @@ pub enum AgentAnswer {
         /// Whether it is there now.
         result: Result<(), String>,
     },
+    /// To [`AgentEffect::Snapshot`]; the error is a text for people.
+    SnapshotWritten(Result<(), String>),
+    /// To [`AgentEffect::WriteEvents`].
+    EventsWritten(EventsWritten),
+    /// To [`AgentEffect::ReadMemory`]. Bytes.
+    Memory(u64),
     /// To [`AgentEffect::Redirect`]; the error is a text for people.
     Redirected(Result<(), String>),
+}
+
+/// What became of the events that waited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventsWritten {
+    /// There were none.
+    Nothing,
+    /// They are in a file.
+    Written {
+        /// So many found no room in memory.
+        dropped: u64,
+    },
+    /// There are as many files as there may be: they are dropped (FS-80).
+    Full {
+        /// So many are lost, with those that found no room in memory.
+        dropped: u64,
+    },
+    /// They are kept; why, as a text for people.
+    Failed(String),
 }
 
 /// What happened to the agent's other parts.
@@ -113,6 +183,8 @@ pub enum AgentEvent {
     RedirectorReady,
     /// They are not, and why (S-05). May be followed by `RedirectorReady` later.
     RedirectorFailed(String),
+    /// A log file can no longer be written, and why, or (`None`) all of them are written again.
+    Logs(Option<String>),
     /// The process is going to end: no new iteration begins. Queries are still answered; the redirect stays (S-03).
     Drain,
 }
@@ -137,6 +209,8 @@ pub enum Level {
     Warn,
     /// A milestone.
     Info,
+    /// A detail.
+    Debug,
 }
 
 /// When [`handle_timeout`](super::Agent::handle_timeout) wants to be called, and why.
@@ -155,9 +229,11 @@ pub enum AgentTimer {
     Poll,
     /// When to call provisioning finished with errors (W-75).
     Provision,
+    /// When to pass on a notification that came too soon after another (PX-59).
+    Notify,
     /// When to start the background tasks at the latest (W-76).
     Background,
-    /// When to write the status file again (FS-40).
+    /// When to write the status file again, or another file (FS-40).
     Status,
     /// When to say again that the agent lives (S-03).
     Heartbeat,

@@ -16,15 +16,20 @@
 //! [`Summaries`], the tables of finished requests, live beside it: connections fill them without a message to the agent, and the
 //! shell brings the two together when a status document is due ([`StatusDraft::complete`]).
 
+mod background;
 mod effect;
 mod provision;
 mod publish;
 mod redirect;
+mod snapshot;
+mod source;
 mod status;
 mod summary;
 
-pub use crate::keeper::{BadKey, FetchId, StoreError, StoredKey};
-pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, Level, QueryId, StateFile};
+pub use crate::keeper::{BadKey, FetchId, StoreError, StoreId, StoredKey};
+pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, EventsWritten, Level, QueryId, StateFile};
+pub use snapshot::surplus_snapshots;
+pub use source::Source;
 pub use status::{StatusDraft, StatusReader};
 pub use summary::{Record, Summaries};
 
@@ -35,9 +40,12 @@ use crate::keeper::wire::ChannelState;
 use crate::keeper::{KeyKeeper, Step, schedule};
 use crate::policy::Policy;
 use crate::time::{Mono, Now};
+use background::Background;
 use core::time::Duration;
 use provision::{Flag, Provision};
 use redirect::Redirector;
+use snapshot::Snapshots;
+use source::{AGENT, KEY_KEEPER, LISTENER, REDIRECTOR};
 use status::{Module, ModuleState, ProvisionAnswer};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,14 +53,8 @@ use std::sync::Arc;
 /// Where the status document is written (FS-28, FS-40).
 pub const STATUS_PATH: &str = "/var/log/azure-proxy-agent/status.json";
 
-/// FS-44.
-const STATUS_WRITTEN: &str = "Aggregate status written to status file: /var/log/azure-proxy-agent/status.json";
-
 /// An endpoint in audit mode is given up by the kernel half when no heartbeat came for four of these (S-03).
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// W-109.
-const STATUS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the agent is told once.
 #[derive(Debug, Clone)]
@@ -61,9 +63,12 @@ pub struct AgentConfig {
     pub version: Box<str>,
     /// Time between status polls (FS-08); below one second counts as one second (FS-20).
     pub poll_interval: Duration,
+    /// Most files of generic events, whoever wrote them (FS-09).
+    pub event_files: u64,
 }
 
-/// Randomness, drawn by the shell: identifiers of this process's calls start here, so that none repeats across restarts.
+/// Randomness, drawn by the shell: identifiers of this process's calls start here, so that none repeats across restarts, and retries are
+/// spread by it, so that machines do not all come at the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct IdSeed(pub u64);
 
@@ -76,14 +81,15 @@ pub struct Agent {
     provision: Provision,
     redirector: Redirector,
     listener: Module,
-    monitor: Module,
-    /// What `policy.rules` was compiled from.
+    /// As the host sent them.
     documents: PerDestination<Option<Arc<Document>>>,
+    /// What `policy.rules` was compiled from.
+    effective: PerDestination<Option<Arc<Document>>>,
+    snapshots: Snapshots,
     /// What is wrong with `documents`, for the key module's message (R-12, S-23).
     remarks: Vec<String>,
     policy: Policy,
-    /// When to write the status file next; `None` until the background tasks have started (W-76).
-    status_due: Option<Mono>,
+    background: Background,
     /// The background tasks are to start at this time at the latest.
     background_due: Option<Mono>,
     /// When to say again that the agent lives; `None` while nothing is redirected.
@@ -104,11 +110,12 @@ impl Agent {
             provision: Provision::default(),
             redirector: Redirector::default(),
             listener: Module::default(),
-            monitor: Module::new(ModuleState::Running, "Status unknown."),
             documents: PerDestination::default(),
+            effective: PerDestination::default(),
+            snapshots: Snapshots::default(),
             remarks: Vec::new(),
             policy: Policy::default(),
-            status_due: None,
+            background: Background::default(),
             background_due: None,
             heartbeat_due: None,
             effects: VecDeque::new(),
@@ -125,18 +132,23 @@ impl Agent {
         self.background_due = Some(now.mono + schedule::BACKGROUND_AT);
         self.keeper.handle_start(now);
         self.follow_keeper(now);
+        self.follow_background(now);
     }
 
     /// The shell did what an effect asked for.
     pub fn handle_answer(&mut self, now: Now, answer: AgentAnswer) {
         match answer {
             AgentAnswer::Fetched { id, result } => self.keeper.handle_fetched(now, id, result),
-            AgentAnswer::KeyLoaded(result) => self.keeper.handle_loaded(now, result),
-            AgentAnswer::KeyStored(result) => self.keeper.handle_stored(now, result),
-            AgentAnswer::Written { file, result } => self.written(file, result.err()),
+            AgentAnswer::KeyLoaded { id, result } => self.keeper.handle_loaded(now, id, result),
+            AgentAnswer::KeyStored { id, result } => self.keeper.handle_stored(now, id, result),
+            AgentAnswer::Written { file, result } => self.written(now, file, result),
+            AgentAnswer::SnapshotWritten(result) => self.snapshot_written(now, result),
+            AgentAnswer::EventsWritten(result) => self.events_written(now, result),
+            AgentAnswer::Memory(bytes) => self.memory(bytes),
             AgentAnswer::Redirected(result) => self.redirected(now, result),
         }
         self.follow_keeper(now);
+        self.follow_background(now);
     }
 
     /// Something happened to another part of the agent.
@@ -145,7 +157,7 @@ impl Agent {
             AgentEvent::ListenerReady => {
                 let text = self.with_uptime(now, "Started proxy listener, ready to accept request");
                 self.listener = Module::new(ModuleState::Running, &text);
-                self.say(Level::Info, true, &text);
+                self.tell(LISTENER, Level::Info, true, &text);
                 self.provision.set(Flag::Listener);
                 self.redirector.due = true;
             }
@@ -153,14 +165,14 @@ impl Agent {
                 // The shell tries again and again: the same failure is said once.
                 let module = Module::new(ModuleState::Stopped, &text);
                 if module != self.listener {
-                    self.say(Level::Error, false, &text);
+                    self.tell(LISTENER, Level::Error, false, &text);
                 }
                 self.listener = module;
                 self.provision.clear(Flag::Listener);
             }
             AgentEvent::RedirectorReady => {
                 let text = self.with_uptime(now, "Started Redirector with eBPF maps");
-                self.say(Level::Info, true, &text);
+                self.tell(REDIRECTOR, Level::Info, true, &text);
                 self.redirector.module = Module::new(ModuleState::Running, &text);
                 self.redirector.running = text;
                 self.redirector.loaded = true;
@@ -170,15 +182,20 @@ impl Agent {
             AgentEvent::RedirectorFailed(text) => {
                 let module = Module::new(ModuleState::Stopped, &text);
                 if module != self.redirector.module {
-                    self.say(Level::Error, false, &text);
+                    self.tell(REDIRECTOR, Level::Error, false, &text);
                 }
                 self.redirector.module = module;
                 self.redirector.loaded = false;
                 self.provision.clear(Flag::Redirector);
             }
-            AgentEvent::Drain => self.keeper.handle_drain(),
+            AgentEvent::Logs(problem) => self.logs_changed(problem),
+            AgentEvent::Drain => {
+                self.keeper.handle_drain();
+                self.write_events();
+            }
         }
         self.follow_keeper(now);
+        self.follow_background(now);
     }
 
     /// A connection asks on behalf of a caller.
@@ -187,7 +204,7 @@ impl Agent {
             LocalQuery::Provision { tick, notify } => {
                 let finished = self.provision.is_finished_for(tick, self.keeper.state().is_latched());
                 let error_message = self.error_message();
-                if notify && !finished && self.provision.may_notify(now) {
+                if notify && !finished && self.provision.may_notify(now, tick) {
                     self.keeper.handle_notify(now);
                     self.follow_keeper(now);
                 }
@@ -206,6 +223,10 @@ impl Agent {
     pub fn handle_timeout(&mut self, now: Now) {
         self.keeper.handle_timeout(now);
         self.follow_keeper(now);
+        if self.provision.must_notify(now, self.keeper.state().is_latched()) {
+            self.keeper.handle_notify(now);
+            self.follow_keeper(now);
+        }
         if self.provision.fire(now) {
             let text = self.error_message();
             for line in text.lines() {
@@ -217,9 +238,7 @@ impl Agent {
         if self.background_due.is_some_and(|at| now.mono >= at) {
             self.start_background(now);
         }
-        if self.status_due.is_some_and(|at| now.mono >= at) {
-            self.write_status(now);
-        }
+        self.follow_background(now);
         if self.heartbeat_due.is_some_and(|at| now.mono >= at) {
             self.beat(now);
         }
@@ -237,8 +256,9 @@ impl Agent {
         [
             (AgentTimer::Poll, self.keeper.deadline()),
             (AgentTimer::Provision, self.provision.deadline()),
+            (AgentTimer::Notify, self.provision.owed_deadline()),
             (AgentTimer::Background, self.background_due),
-            (AgentTimer::Status, self.status_due),
+            (AgentTimer::Status, self.background.deadline()),
             (AgentTimer::Heartbeat, self.heartbeat_due),
         ]
         .into_iter()
@@ -251,10 +271,10 @@ impl Agent {
         while let Some(step) = self.keeper.poll_step() {
             match step {
                 Step::Fetch(id, request) => self.effects.push_back(AgentEffect::Fetch { id, request }),
-                Step::Load(guid) => self.effects.push_back(AgentEffect::LoadKey(guid)),
-                Step::Store(key) => self.effects.push_back(AgentEffect::StoreKey(key)),
+                Step::Load(id, guid) => self.effects.push_back(AgentEffect::LoadKey { id, guid }),
+                Step::Store(id, key) => self.effects.push_back(AgentEffect::StoreKey { id, key }),
                 Step::ClockSet | Step::KeyChanged => self.publish(),
-                Step::StatusRead => self.take_documents(),
+                Step::StatusRead => self.take_documents(now),
                 Step::LatchReady => {
                     self.provision.set(Flag::KeyLatch);
                     self.redirector.due = true;
@@ -265,10 +285,10 @@ impl Agent {
                     self.redirector.wanted = self.keeper.status().map(|status| status.targets);
                     self.redirector.due = true;
                 }
-                Step::Problem(text) => self.say(Level::Warn, false, &text),
+                Step::Problem(text) => self.tell(KEY_KEEPER, Level::Warn, false, &text),
                 Step::Milestone(text) => {
                     let console = self.keeper.signer().is_some() || self.keeper.state() == ChannelState::Disabled;
-                    self.say(Level::Info, console, &text);
+                    self.tell(KEY_KEEPER, Level::Info, console, &text);
                 }
             }
         }
@@ -286,43 +306,15 @@ impl Agent {
     }
 
     fn write_tags(&mut self, now: Now, text: &str) {
-        self.write(StateFile::ProvisionedTag, status::provisioned_tag(now.wall));
-        self.write(StateFile::StatusTag, status::status_tag(text));
+        self.write_tag(StateFile::ProvisionedTag, status::provisioned_tag(now.wall));
+        self.write_tag(StateFile::StatusTag, status::status_tag(text));
     }
 
     /// Once per process (CLI-15, step 4).
     fn start_background(&mut self, now: Now) {
         if self.background_due.take().is_some() {
-            self.write_status(now);
+            self.begin_rounds(now);
         }
-    }
-
-    fn write_status(&mut self, now: Now) {
-        if self.status_due.replace(now.mono + STATUS_INTERVAL).is_none() {
-            // A document that can be read has been written.
-            self.monitor = Module::new(ModuleState::Running, STATUS_WRITTEN);
-        }
-        self.effects.push_back(AgentEffect::Status { to: StatusReader::File, draft: Box::new(self.status_draft()) });
-    }
-
-    fn write(&mut self, file: StateFile, bytes: Vec<u8>) {
-        self.effects.push_back(AgentEffect::WriteState { file, bytes: bytes.into() });
-    }
-
-    fn written(&mut self, file: StateFile, error: Option<String>) {
-        let message = match (file, error) {
-            (StateFile::Status, None) => STATUS_WRITTEN.to_owned(),
-            (StateFile::ProvisionedTag | StateFile::StatusTag, None) => return,
-            (_, Some(e)) => format!("{file:?} could not be written: {e}"),
-        };
-        // The status task says each different thing once; its message is in the next document (FS-44).
-        if file == StateFile::Status {
-            if self.monitor.message == message {
-                return;
-            }
-            self.monitor = Module::new(ModuleState::Running, &message);
-        }
-        self.say(Level::Warn, false, &message);
     }
 
     /// The text of PX-57.
@@ -342,7 +334,12 @@ impl Agent {
     }
 
     fn say(&mut self, level: Level, console: bool, text: &str) {
-        self.effects.push_back(notice(level, console, text));
+        self.tell(AGENT, level, console, text);
+    }
+
+    /// Says something; without source it does not become an event.
+    fn tell(&mut self, source: impl Into<Option<Source>>, level: Level, console: bool, text: &str) {
+        self.effects.push_back(notice(source.into(), level, console, text));
     }
 
     fn with_uptime(&self, now: Now, text: &str) -> String {
@@ -351,9 +348,9 @@ impl Agent {
 }
 
 /// Texts may come from the host or from an error of the system: control characters do not make a second line (SEC-07).
-fn notice(level: Level, console: bool, text: &str) -> AgentEffect {
+fn notice(source: Option<Source>, level: Level, console: bool, text: &str) -> AgentEffect {
     let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2048).collect::<String>();
-    AgentEffect::Notice { level, console, text: text.into() }
+    AgentEffect::Notice { source, level, console, text: text.into() }
 }
 
 impl core::fmt::Debug for Agent {

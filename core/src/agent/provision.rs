@@ -36,6 +36,8 @@ pub(super) struct Provision {
     good: bool,
     /// When the last notification was passed on.
     notified: Option<Mono>,
+    /// The latest tick of those whose notification came too soon after that one (PX-59).
+    owed: Option<i128>,
 }
 
 impl Provision {
@@ -109,13 +111,33 @@ impl Provision {
         self.finished.is_some_and(|finished| latched || i128::from(finished.0) >= tick)
     }
 
-    /// Whether a notification may be passed on now (PX-59).
-    pub(super) fn may_notify(&mut self, now: Now) -> bool {
-        if self.notified.is_some_and(|last| now.mono.since(last) < NOTIFY_GAP) {
+    /// Whether a notification of a caller with this tick may be passed on now (PX-59). If not, it is kept: a caller notifies once,
+    /// and would wait for an answer that nobody seeks.
+    pub(super) fn may_notify(&mut self, now: Now, tick: i128) -> bool {
+        if self.notify_again_at().is_some_and(|at| now.mono < at) {
+            self.owed = self.owed.max(Some(tick));
             return false;
         }
+        self.owed = None;
         self.notified = Some(now.mono);
         true
+    }
+
+    fn notify_again_at(&self) -> Option<Mono> {
+        self.notified.map(|last| last + NOTIFY_GAP)
+    }
+
+    /// When a notification that was kept is passed on.
+    pub(super) fn owed_deadline(&self) -> Option<Mono> {
+        self.owed.and(self.notify_again_at())
+    }
+
+    /// Whether a notification that was kept is to be passed on now. Not if whoever sent it has got an answer meanwhile.
+    pub(super) fn must_notify(&mut self, now: Now, latched: bool) -> bool {
+        if self.owed_deadline().is_none_or(|at| now.mono < at) {
+            return false;
+        }
+        self.owed.take().is_some_and(|tick| !self.is_finished_for(tick, latched) && self.may_notify(now, tick))
     }
 }
 
@@ -182,10 +204,23 @@ mod tests {
 
     #[test]
     fn one_notification_per_second_px59() {
-        let mut p = Provision::default();
-        assert!(p.may_notify(at(1)));
-        let soon = Now { mono: at(1).mono + Duration::from_millis(999), wall: Wall(0) };
-        assert!(!p.may_notify(soon));
-        assert!(p.may_notify(at(2)));
+        let mut p = ready(at(0));
+        let later = |ms: u64| Now { mono: at(1).mono + Duration::from_millis(ms), wall: Wall(at(1).wall.0 + 1_000_000 * ms) };
+        let tick = |now: Now| i128::from(now.wall.0);
+        assert!(p.may_notify(later(0), tick(later(0))));
+        assert_eq!(p.owed_deadline(), None);
+        assert!(!p.may_notify(later(300), tick(later(300))));
+        assert!(!p.may_notify(later(999), tick(later(200))));
+        assert_eq!(p.owed_deadline(), Some(later(1000).mono));
+        assert!(!p.must_notify(later(999), false));
+        assert!(p.must_notify(later(1000), false), "kept, not lost: whoever sent it sends no other");
+        assert!(!p.must_notify(later(3000), false), "once");
+        assert!(p.may_notify(later(2000), 0));
+        // Finished since: nobody waits.
+        assert!(!p.may_notify(later(2100), tick(later(2100))));
+        p.set(Flag::KeyLatch);
+        p.finish(later(2200));
+        assert!(!p.must_notify(later(3000), false));
+        assert_eq!(p.owed_deadline(), None);
     }
 }

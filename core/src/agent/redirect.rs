@@ -2,10 +2,12 @@
 //! iteration, so nothing that another program did to it lasts (S-13), and no change can be missed (W-84).
 
 use super::provision::Flag;
+use super::source::REDIRECTOR;
 use super::status::{Module, ModuleState};
 use super::{Agent, AgentEffect, HEARTBEAT_INTERVAL, Level};
 use crate::identity::{PerDestination, TargetMode};
-use crate::time::Now;
+use crate::keeper::schedule::ANSWER_LIMIT;
+use crate::time::{Mono, Now};
 
 /// The redirector as the agent sees it.
 #[derive(Debug, Default)]
@@ -20,19 +22,21 @@ pub(super) struct Redirector {
     pub(super) wanted: Option<PerDestination<TargetMode>>,
     /// A redirect is to be asked for.
     pub(super) due: bool,
-    /// One was asked for and is not answered yet.
-    pub(super) in_flight: bool,
+    /// When one was asked for that is not answered yet.
+    pub(super) asked: Option<Mono>,
 }
 
 impl Agent {
     /// Asks for the redirect that is wanted (W-84), if it is time.
     pub(super) fn redirect(&mut self, now: Now) {
-        if !self.redirector.due || !self.redirector.loaded || self.redirector.in_flight {
+        // An answer that never comes must not end the repairs (S-13).
+        let waits = self.redirector.asked.is_some_and(|at| now.mono.since(at) < ANSWER_LIMIT);
+        if !self.redirector.due || !self.redirector.loaded || waits {
             return;
         }
         if let Some(wanted) = self.redirector.wanted {
             self.redirector.due = false;
-            self.redirector.in_flight = true;
+            self.redirector.asked = Some(now.mono);
             // Before the redirect: an endpoint in audit mode without a heartbeat counts as given up (S-03).
             if wanted != PerDestination::default() && self.heartbeat_due.is_none() {
                 self.beat(now);
@@ -50,13 +54,13 @@ impl Agent {
     }
 
     pub(super) fn redirected(&mut self, now: Now, result: Result<(), String>) {
-        self.redirector.in_flight = false;
+        self.redirector.asked = None;
         match result {
             Ok(()) if !self.redirector.loaded => {}
             Ok(()) => {
                 if !self.provision.is_set(Flag::Redirector) {
                     let text = core::mem::take(&mut self.redirector.running);
-                    self.say(Level::Info, false, "The redirect is in force again.");
+                    self.tell(REDIRECTOR, Level::Info, false, "The redirect is in force again.");
                     self.redirector.module = Module::new(ModuleState::Running, &text);
                     self.redirector.running = text;
                     self.provision.set(Flag::Redirector);
@@ -69,7 +73,7 @@ impl Agent {
             Err(text) => {
                 let module = Module::new(ModuleState::Stopped, &text);
                 if module != self.redirector.module {
-                    self.say(Level::Error, false, &text);
+                    self.tell(REDIRECTOR, Level::Error, false, &text);
                 }
                 self.redirector.module = module;
                 self.provision.clear(Flag::Redirector);

@@ -69,7 +69,7 @@ struct Document<'a> {
 
 /// The status document but for the tables of requests, which connections fill without the agent: whoever keeps the tables
 /// [`complete`](Self::complete)s it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusDraft {
     version: Box<str>,
@@ -92,6 +92,11 @@ pub enum StatusReader {
 }
 
 impl StatusDraft {
+    /// The same without what changes all the time: to tell whether there is anything new for a reader.
+    pub(super) fn timeless(self) -> Self {
+        Self { proxy_connections_count: 0, ..self }
+    }
+
     /// Adds the tables and the time; gives the effect to carry out in place of [`AgentEffect::Status`].
     #[must_use]
     pub fn complete(&self, to: StatusReader, tables: &mut Summaries, now: Now) -> AgentEffect {
@@ -117,10 +122,11 @@ impl StatusDraft {
 }
 
 /// FS-43.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 enum Overall {
     Success,
+    #[default]
     Error,
 }
 
@@ -134,10 +140,11 @@ impl Overall {
 impl Agent {
     /// State of the key module, with what is wrong with the rules (S-23).
     pub(super) fn key_module(&self) -> Module {
+        let remarks: Vec<&str> = self.remarks.iter().map(String::as_str).chain(self.background.tag_problems()).collect();
         match self.keeper.message() {
             "" => Module::default(),
-            message if self.remarks.is_empty() => Module::new(ModuleState::Running, message),
-            message => Module::new(ModuleState::Running, &format!("{message} ({})", self.remarks.join("; "))),
+            message if remarks.is_empty() => Module::new(ModuleState::Running, message),
+            message => Module::new(ModuleState::Running, &format!("{message} ({})", remarks.join("; "))),
         }
     }
 
@@ -161,11 +168,11 @@ impl Agent {
         StatusDraft {
             version: self.config.version.clone(),
             status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
-            monitor_status: self.monitor.clone(),
+            monitor_status: self.background.monitor(self.snapshots.problem.as_deref()),
             key_latch_status: key_latch,
             ebpf_program_status: self.redirector.module.clone(),
             proxy_listener_status: self.listener.clone(),
-            telemetry_logger_status: Module::new(ModuleState::Running, "Telemetry event logger thread started."),
+            telemetry_logger_status: self.background.telemetry(),
             proxy_connections_count: self.requests.count(),
         }
     }

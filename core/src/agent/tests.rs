@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::time::{HostClock, Wall};
 use std::collections::BTreeMap;
 
+mod background;
 mod channel;
 mod life;
 mod provisioning;
@@ -95,13 +96,22 @@ struct Rig {
     heartbeats: usize,
     redirects: Vec<PerDestination<TargetMode>>,
     files: BTreeMap<StateFile, String>,
+    /// When the status file was written.
+    status_writes: Vec<Mono>,
+    /// Name and content of each.
+    snapshots: Vec<(String, String)>,
+    /// Resident memory that is answered.
+    memory: u64,
+    events: EventsWritten,
+    event_writes: usize,
+    cpu_limits: Vec<u8>,
     notices: Vec<String>,
     replies: Vec<(QueryId, String)>,
 }
 
 impl Rig {
     fn new(status: String) -> Self {
-        let config = AgentConfig { version: "1.2.3".into(), poll_interval: Duration::from_secs(15) };
+        let config = AgentConfig { version: "1.2.3".into(), poll_interval: Duration::from_secs(15), event_files: 30 };
         Self {
             agent: Agent::new(config, IdSeed(1), Arc::default()),
             tables: Summaries::default(),
@@ -123,6 +133,12 @@ impl Rig {
             heartbeats: 0,
             redirects: Vec::new(),
             files: BTreeMap::new(),
+            status_writes: Vec::new(),
+            snapshots: Vec::new(),
+            memory: 4 << 20,
+            events: EventsWritten::Nothing,
+            event_writes: 0,
+            cpu_limits: Vec::new(),
             notices: Vec::new(),
             replies: Vec::new(),
         }
@@ -163,21 +179,26 @@ impl Rig {
                 self.calls.push(request);
                 (name, Some(AgentAnswer::Fetched { id, result }))
             }
-            AgentEffect::LoadKey(guid) => {
+            AgentEffect::LoadKey { id, guid } => {
                 let bytes = self.misread.as_ref().map(|t| t.as_bytes()).or(self.disk.get(guid.as_str()).map(Vec::as_slice));
                 let result = bytes.map(StoredKey::from_json).transpose().map_err(StoreError::from);
-                ("load".to_owned(), Some(AgentAnswer::KeyLoaded(result)))
+                ("load".to_owned(), Some(AgentAnswer::KeyLoaded { id, result }))
             }
-            AgentEffect::StoreKey(key) => {
+            AgentEffect::StoreKey { id, key } => {
                 let result = self.disk_error.map_or(Ok(()), |e| Err(StoreError(e.to_owned())));
                 if result.is_ok() {
                     self.disk.insert(key.guid().to_string(), key.to_json().to_vec());
                 }
-                ("store".to_owned(), Some(AgentAnswer::KeyStored(result)))
+                ("store".to_owned(), Some(AgentAnswer::KeyStored { id, result }))
             }
             AgentEffect::WriteState { file, bytes } => {
                 self.files.insert(file, String::from_utf8(bytes.to_vec()).unwrap());
                 let result = self.disk_error.map_or(Ok(()), |e| Err(e.to_owned()));
+                // Written whenever something changes: its story is told by tests of its own.
+                if file == StateFile::Status {
+                    self.status_writes.push(self.now.mono);
+                    return Some(AgentAnswer::Written { file, result });
+                }
                 (format!("write {file:?}"), Some(AgentAnswer::Written { file, result }))
             }
             AgentEffect::RemoveState(file) => {
@@ -203,6 +224,20 @@ impl Rig {
             AgentEffect::Status { to, draft } => {
                 let effect = draft.complete(to, &mut self.tables, self.now);
                 return self.carry_out(effect);
+            }
+            AgentEffect::Snapshot { name, bytes } => {
+                self.snapshots.push((name.into(), String::from_utf8(bytes.to_vec()).unwrap()));
+                return Some(AgentAnswer::SnapshotWritten(self.disk_error.map_or(Ok(()), |e| Err(e.to_owned()))));
+            }
+            AgentEffect::WriteEvents { files } => {
+                assert_eq!(files, 30);
+                self.event_writes += 1;
+                return Some(AgentAnswer::EventsWritten(self.events.clone()));
+            }
+            AgentEffect::ReadMemory => return Some(AgentAnswer::Memory(self.memory)),
+            AgentEffect::LimitCpu { percent } => {
+                self.cpu_limits.push(percent);
+                return None;
             }
             // Its story is told by a test of its own, not in every trace.
             AgentEffect::Heartbeat => {
@@ -235,6 +270,11 @@ impl Rig {
 
     fn secs(&mut self, secs: u64) {
         self.pass(Duration::from_secs(secs));
+    }
+
+    /// The interval after an iteration that failed: up to a tenth longer.
+    fn retry(&mut self) {
+        self.pass(Duration::from_millis(16_500));
     }
 
     fn ask(&mut self, query: LocalQuery) -> String {

@@ -6,6 +6,7 @@ use super::document::{self, Document, RuleLists};
 use super::matcher::Index;
 use super::selector::{Assigned, Selectors};
 use core::fmt;
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a document does with denials.
@@ -72,9 +73,10 @@ pub(super) struct Constraint {
 }
 
 /// An identity by its selectors.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct CompiledIdentity {
     pub(super) name: Box<str>,
+    #[serde(flatten)]
     pub(super) selectors: Selectors,
 }
 

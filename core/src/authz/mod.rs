@@ -6,7 +6,9 @@
 pub mod canonical;
 mod compile;
 mod decision;
+mod descriptor;
 mod document;
+mod export;
 mod guard;
 mod matcher;
 mod selector;
@@ -17,6 +19,7 @@ mod tests;
 pub use canonical::{CanonError, Scratch};
 pub use compile::{Finding, Mode, Part, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
+pub use descriptor::Descriptor;
 pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAssignment, RuleLists};
 pub use guard::{raw_path, traversal_guard};
 

@@ -6,14 +6,19 @@ use super::document::Identity;
 use crate::identity::Claims;
 use core::cmp::Ordering;
 use core::iter::once;
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The selectors of an identity; an absent one is not checked. Compared on bytes, exactly.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Selectors {
+    #[serde(rename = "userName", skip_serializing_if = "Option::is_none")]
     user: Option<Box<str>>,
+    #[serde(rename = "groupName", skip_serializing_if = "Option::is_none")]
     group: Option<Box<str>>,
+    #[serde(rename = "exePath", skip_serializing_if = "Option::is_none")]
     exe: Option<Box<str>>,
+    #[serde(rename = "processName", skip_serializing_if = "Option::is_none")]
     process: Option<Box<str>>,
 }
 
@@ -133,6 +138,11 @@ impl Assigned {
             ids.iter().map(|id| Entry { identity: *id, key: rarest(id).map_or(0, |(at, _)| at) }).collect();
         entries.sort_by(|a, b| a.key(identities).cmp(&b.key(identities)));
         Self(entries)
+    }
+
+    /// All of them, in no order.
+    pub(super) fn identities(&self) -> impl Iterator<Item = IdentityId> {
+        self.0.iter().map(|entry| entry.identity)
     }
 
     /// The first identity that is the caller's.

@@ -45,7 +45,7 @@ pub enum FetchError {
     Reset,
     /// Not an HTTP/1.x response, or its framing is ambiguous.
     Malformed,
-    /// Head or body above the limit (W-07).
+    /// Head or body above the limit (W-07), or interim responses without end.
     TooLarge,
 }
 
@@ -90,6 +90,8 @@ pub struct Exchange {
     input: Zeroizing<Vec<u8>>,
     filled: usize,
     state: State,
+    /// Interim responses so far.
+    interim: usize,
     response: HostResponse,
     body: Body,
     deadline: Mono,
@@ -120,6 +122,7 @@ impl Exchange {
             input: Zeroizing::default(),
             filled: 0,
             state: State::Head(HeadScan::default()),
+            interim: 0,
             response: HostResponse::default(),
             body: Body { bytes: Zeroizing::default(), limit: limits.exchange_body },
             deadline: now.mono + limits.exchange_timeout,
@@ -229,6 +232,12 @@ impl Exchange {
                     Scanned::Partial => return Ok(false),
                     Scanned::Complete(end) => {
                         (self.response, self.state) = read_head(input.get(..end).unwrap_or_default(), &self.limits)?;
+                        if let State::Head(_) = self.state {
+                            self.interim += 1;
+                            if self.interim > self.limits.interim {
+                                return Err(FetchError::TooLarge);
+                            }
+                        }
                         end
                     }
                 },

@@ -165,6 +165,26 @@ fn head_is_bounded() {
     assert_eq!(whole(&fields), Err(FetchError::TooLarge));
 }
 
+/// W-07: nothing that a host says goes on for ever.
+#[test]
+fn interim_responses_are_bounded_w07() {
+    let interim = |n: usize| [b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(n).as_slice(), b"HTTP/1.1 204 X\r\n\r\n"].concat();
+    let limit = Limits::DEFAULT.interim;
+    assert_eq!(whole(&interim(limit)).map(|r| r.status), Ok(204));
+    assert_eq!(whole(&interim(limit + 1)), Err(FetchError::TooLarge));
+    // However they come, no call takes more of them.
+    let mut exchange = Exchange::new(now(0), request(), Limits::DEFAULT);
+    let endless = b"HTTP/1.1 100 \r\n\r\n";
+    for n in 0.. {
+        exchange.recv_space()[..endless.len()].copy_from_slice(endless);
+        exchange.handle_recv(now(0), Recv::Data(endless.len()));
+        if let Some(outcome) = exchange.poll() {
+            assert_eq!((n, outcome), (limit, Err(FetchError::TooLarge)));
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_silent_host_is_given_up_after_30_s_w07() {
     let mut exchange = Exchange::new(now(7), request(), Limits::DEFAULT);

@@ -13,8 +13,10 @@
 //! ```
 //!
 //! A key is on disk, and was read back, before it is attested (W-96): a crash at any point leaves no host that demands a key
-//! nobody has. One call to the host at a time.
+//! nobody has. One call to the host at a time, and an answer that does not come is given up: no phase lasts for ever. What each
+//! input does in each phase: `testdata/keeper/states.txt`, which a test holds.
 
+mod acquire;
 mod answer;
 mod key;
 mod object;
@@ -27,17 +29,21 @@ use crate::exchange::{Call, FetchError, HostRequest, HostResponse, Text};
 use crate::identity::Destination;
 use crate::sign::{KeyGuid, Signer};
 use crate::time::{HostClock, Mono, Now};
-use answer::{exactly_200, local_key, read_back, read_key};
+use acquire::{Fresh, Held};
 use core::fmt;
 use core::time::Duration;
-use schedule::ClockSync;
+use schedule::{ClockSync, Jitter};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use wire::{ChannelState, Delivery, HostStatus};
+use wire::{ChannelState, HostStatus};
 
 /// Names a call to the host, so that its answer finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FetchId(pub u64);
+
+/// Names a look into the key store, so that its answer finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub u64);
 
 /// Why the key store did not do what it was asked to; the text is for people and holds no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +67,9 @@ pub(crate) enum Step {
     /// Call the host.
     Fetch(FetchId, HostRequest),
     /// Read a key file.
-    Load(KeyGuid),
+    Load(StoreId, KeyGuid),
     /// Write a key file.
-    Store(StoredKey),
+    Store(StoreId, StoredKey),
     /// The host's clock was set: [`KeyKeeper::clock`].
     ClockSet,
     /// A good status came: [`KeyKeeper::status`].
@@ -90,11 +96,16 @@ pub(crate) struct KeyKeeper {
     started: Mono,
     interval: Duration,
     phase: Phase,
+    /// When the answer that the phase waits for is given up.
+    answer_by: Mono,
     state: ChannelState,
     /// The latest good status; survives failures (W-38).
     status: Option<Arc<HostStatus>>,
     held: Option<Held>,
+    /// The key that is being obtained; kept while nothing but our own side stands in the way.
+    fresh: Option<Fresh>,
     sync: ClockSync,
+    jitter: Jitter,
     latch_ready: bool,
     /// A notification waits to be taken; at most one (W-89).
     notified: bool,
@@ -106,12 +117,6 @@ pub(crate) struct KeyKeeper {
     local_problem: Option<String>,
     next_id: u64,
     steps: VecDeque<Step>,
-}
-
-/// The key in use.
-struct Held {
-    signer: Arc<Signer>,
-    incarnation: Option<u32>,
 }
 
 /// Where in an iteration we are.
@@ -127,37 +132,43 @@ enum Phase {
     /// W-77.
     AskStatus(FetchId),
     /// W-90.
-    LoadLocal(KeyGuid),
+    LoadLocal(StoreId, KeyGuid),
     /// W-91.
     Acquire(FetchId),
-    /// W-92.
-    Store(StoredKey),
-    /// W-93.
-    ReadBack(StoredKey),
-    /// W-94.
+    /// W-92, of the fresh key.
+    Store(StoreId),
+    /// W-93, of the fresh key.
+    ReadBack(StoreId),
+    /// W-94; what was read back.
     Attest(FetchId, Held),
 }
 
 const METADATA: (&str, &str) = ("Metadata", "True ");
 
+/// The shell lost the job, or a device does not come back.
+const NO_ANSWER: &str = "no answer in time";
+
 impl KeyKeeper {
-    /// A keeper that polls every `interval`; its calls are numbered from `first_id` on.
-    pub(crate) fn new(interval: Duration, first_id: u64) -> Self {
+    /// A keeper that polls every `interval`; its calls are numbered from `seed` on, which also spreads its retries.
+    pub(crate) fn new(interval: Duration, seed: u64) -> Self {
         Self {
             started: Mono::default(),
             interval,
             phase: Phase::Idle,
+            answer_by: Mono::default(),
             state: ChannelState::Unknown,
             status: None,
             held: None,
+            fresh: None,
             sync: ClockSync::default(),
+            jitter: Jitter::new(seed),
             latch_ready: false,
             notified: false,
             drained: false,
             milestone: String::new(),
             problem: None,
             local_problem: None,
-            next_id: first_id,
+            next_id: seed,
             steps: VecDeque::new(),
         }
     }
@@ -170,8 +181,9 @@ impl KeyKeeper {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub(crate) const fn deadline(&self) -> Option<Mono> {
         match self.phase {
+            Phase::Idle => None,
             Phase::Waiting { until, .. } => Some(until),
-            _ => None,
+            _ => Some(self.answer_by),
         }
     }
 
@@ -221,10 +233,21 @@ impl KeyKeeper {
         self.take_notification(now);
     }
 
-    /// The wait may be over.
+    /// The wait may be over, or the answer that we wait for has gone astray: then the iteration has failed, and the answer is ignored
+    /// should it come later.
     pub(crate) fn handle_timeout(&mut self, now: Now) {
-        if self.deadline().is_some_and(|until| now.mono >= until) {
-            self.begin(now);
+        if self.deadline().is_none_or(|at| now.mono < at) {
+            return;
+        }
+        match core::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => {}
+            Phase::Waiting { .. } => self.begin(now),
+            Phase::AskStatus(_) => self.fail(now, format!("Failed to get key status - {NO_ANSWER}")),
+            Phase::LoadLocal(_, guid) => self.fail(now, format!("{}: {NO_ANSWER}", local_failure(&guid))),
+            Phase::Acquire(_) => self.fail(now, format!("Failed to acquire key details: {NO_ANSWER}")),
+            Phase::Store(_) => self.fail(now, format!("Failed to save key details to file: {NO_ANSWER}")),
+            Phase::ReadBack(_) => self.fail_read_back(now, NO_ANSWER),
+            Phase::Attest(..) => self.fail(now, format!("Failed to attest the key: {NO_ANSWER}")),
         }
     }
 
@@ -243,55 +266,25 @@ impl KeyKeeper {
                 Ok(status) => self.adopt(now, status),
                 Err(e) => self.fail(now, format!("Failed to get key status - {e}")),
             },
-            Phase::Acquire(asked) if asked == id => match exactly_200(result).and_then(|response| read_key(&response)) {
-                Ok(key) => {
-                    self.steps.push_back(Step::Store(key.clone()));
-                    self.phase = Phase::Store(key);
-                }
-                Err(e) => self.fail(now, format!("Failed to acquire key details: {e}")),
-            },
-            Phase::Attest(asked, held) if asked == id => match exactly_200(result) {
-                Ok(_) => self.hold(now, held, "Successfully attest the key and ready to use."),
-                Err(e) => self.fail(now, format!("Failed to attest the key: {e}")),
-            },
+            Phase::Acquire(asked) if asked == id => self.acquired(now, result),
+            Phase::Attest(asked, held) if asked == id => self.attested(now, held, result),
             other => self.phase = other,
         }
     }
 
-    /// A key file was written, or not.
-    pub(crate) fn handle_stored(&mut self, now: Now, result: Result<(), StoreError>) {
+    /// A key file was written, or not. An answer to another question is ignored.
+    pub(crate) fn handle_stored(&mut self, now: Now, id: StoreId, result: Result<(), StoreError>) {
         match core::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Store(key) => match result {
-                Ok(()) => {
-                    self.steps.push_back(Step::Load(key.guid().clone()));
-                    self.phase = Phase::ReadBack(key);
-                }
-                Err(e) => self.fail(now, format!("Failed to save key details to file: {e}")),
-            },
+            Phase::Store(asked) if asked == id => self.stored(now, result),
             other => self.phase = other,
         }
     }
 
-    /// A key file was read, is not there, or cannot be read.
-    pub(crate) fn handle_loaded(&mut self, now: Now, result: Result<Option<StoredKey>, StoreError>) {
+    /// A key file was read, is not there, or cannot be read. An answer to another question is ignored.
+    pub(crate) fn handle_loaded(&mut self, now: Now, id: StoreId, result: Result<Option<StoredKey>, StoreError>) {
         match core::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::LoadLocal(guid) => match local_key(&guid, result) {
-                Ok(Some(held)) => self.hold(now, held, "Found key details from local and ready to use."),
-                Ok(None) => self.acquire(now),
-                Err(e) => {
-                    let text = format!("Failed to check the key '{guid}' details saved locally: {e}");
-                    // Beside the module's message: what comes next may fail too, and the two must not take turns in the log.
-                    if self.local_problem.as_ref() != Some(&text) {
-                        self.steps.push_back(Step::Problem(text.clone()));
-                        self.local_problem = Some(text);
-                    }
-                    self.acquire(now);
-                }
-            },
-            Phase::ReadBack(key) => match read_back(&key, result) {
-                Ok(held) => self.attest(now, held),
-                Err(e) => self.fail(now, format!("Failed to check the key '{}' details saved locally: {e}", key.guid())),
-            },
+            Phase::LoadLocal(asked, guid) if asked == id => self.found(now, &guid, result),
+            Phase::ReadBack(asked) if asked == id => self.read_back(now, result),
             other => self.phase = other,
         }
     }
@@ -325,6 +318,7 @@ impl KeyKeeper {
         self.status = Some(Arc::clone(&status));
         self.steps.push_back(Step::StatusRead);
         if !status.state.is_latched() {
+            self.fresh = None;
             if self.held.take().is_some() {
                 self.steps.push_back(Step::KeyChanged);
             }
@@ -335,41 +329,14 @@ impl KeyKeeper {
             return self.succeed(now);
         }
         if holds_expected(self.signer(), status.key.as_ref()) {
+            self.fresh = None;
             return self.succeed(now);
         }
         if self.held.is_none() && self.latch_ready {
             self.latch_ready = false;
             self.steps.push_back(Step::LatchLost);
         }
-        match &status.key {
-            Some(guid) => {
-                self.steps.push_back(Step::Load(guid.clone()));
-                self.phase = Phase::LoadLocal(guid.clone());
-            }
-            None => self.acquire(now),
-        }
-    }
-
-    /// W-91.
-    fn acquire(&mut self, now: Now) {
-        if self.status.as_ref().is_some_and(|status| status.delivery == Delivery::Vtpm) {
-            return self.fail(
-                now,
-                "Failed to acquire key details: the host delivers keys by vtpm, which no agent of this kind can receive"
-                    .to_owned(),
-            );
-        }
-        let fields = &[METADATA, ("Content-Type", "application/json")];
-        let body = br#"{"authorizationScheme": "Azure-HMAC-SHA256"}"#;
-        let id = self.fetch(now, "POST", "/secure-channel/key", fields, body, None);
-        self.phase = Phase::Acquire(id);
-    }
-
-    /// W-94: signed with the key that is attested.
-    fn attest(&mut self, now: Now, held: Held) {
-        let target = format!("/secure-channel/key/{}/key-attestation", held.signer.guid());
-        let id = self.fetch(now, "POST", &target, &[METADATA], b"", Some(&held.signer));
-        self.phase = Phase::Attest(id, held);
+        self.obtain(now, status.key.as_ref());
     }
 
     fn fetch(
@@ -381,20 +348,18 @@ impl KeyKeeper {
         body: &'static [u8],
         signer: Option<&Signer>,
     ) -> FetchId {
-        let id = FetchId(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
+        let id = FetchId(self.next_id(now));
         let call = Call { to: Destination::WireServer, method, target, fields, body };
         self.steps.push_back(Step::Fetch(id, HostRequest::new(&call, self.clock().at(now), signer)));
         id
     }
 
-    /// W-95: from now on requests are signed with this key.
-    fn hold(&mut self, now: Now, held: Held, text: &str) {
-        self.held = Some(held);
-        self.steps.push_back(Step::KeyChanged);
-        self.reach(self.with_uptime(now, text));
-        self.report_latch();
-        self.succeed(now);
+    /// Something is asked: its number, and the clock until it is given up.
+    fn next_id(&mut self, now: Now) -> u64 {
+        self.answer_by = now.mono + schedule::ANSWER_LIMIT;
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        id
     }
 
     fn report_latch(&mut self) {
@@ -406,17 +371,26 @@ impl KeyKeeper {
         if self.problem.take().is_some() {
             self.steps.push_back(Step::Milestone(self.milestone.clone()));
         }
-        self.wait(now);
+        let wait = self.pause(now);
+        self.wait(now, wait);
     }
 
-    /// Nothing was used; the next iteration tries again.
+    /// Nothing was used; the next iteration tries again. A little later than it must: machines that lost the same host at the same time
+    /// do not come back to it at the same time.
     fn fail(&mut self, now: Now, text: String) {
         self.note(text);
-        self.wait(now);
+        let wait = self.pause(now);
+        let wait = self.jitter.stretch(wait);
+        self.wait(now, wait);
+    }
+
+    /// W-85, W-86.
+    fn pause(&self, now: Now) -> Duration {
+        schedule::wait(self.state == ChannelState::Unknown, now.mono.since(self.started), self.interval)
     }
 
     /// The iteration is over.
-    fn wait(&mut self, now: Now) {
+    fn wait(&mut self, now: Now, wait: Duration) {
         if self.status.is_some() {
             self.steps.push_back(Step::IterationEnded);
         }
@@ -424,7 +398,6 @@ impl KeyKeeper {
             self.phase = Phase::Idle;
             return;
         }
-        let wait = schedule::wait(self.state == ChannelState::Unknown, now.mono.since(self.started), self.interval);
         self.phase = Phase::Waiting { until: now.mono + wait, deaf: false };
         self.take_notification(now);
     }
@@ -474,3 +447,11 @@ impl KeyKeeper {
 fn holds_expected(signer: Option<&Arc<Signer>>, expected: Option<&KeyGuid>) -> bool {
     signer.is_some_and(|signer| expected == Some(signer.guid()))
 }
+
+/// W-83.
+fn local_failure(guid: &KeyGuid) -> String {
+    format!("Failed to check the key '{guid}' details saved locally")
+}
+
+#[cfg(test)]
+mod tests;

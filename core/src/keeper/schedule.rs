@@ -1,5 +1,6 @@
 //! When to ask the host: the constants of W-101 to W-109 and the rules of wire.md section 6.2, as plain functions.
 
+use crate::limits::Limits;
 use crate::time::{HostClock, Now, Wall};
 use core::time::Duration;
 
@@ -16,9 +17,33 @@ const CLOCK_REFRESH: Duration = Duration::from_secs(15 * 60);
 /// W-73: drift between our two clocks that tells of a sleep or of a changed wall clock.
 const CLOCK_DRIFT: Duration = Duration::from_secs(30);
 
+/// After this long an answer that the keeper waits for counts as lost: the shell gives up every call to the host by itself before that.
+pub(crate) const ANSWER_LIMIT: Duration =
+    Duration::from_secs(Limits::DEFAULT.connect_timeout.as_secs() + Limits::DEFAULT.exchange_timeout.as_secs() + 5);
+
 /// How long to wait before the next iteration (W-85, W-86).
 pub(super) fn wait(unknown: bool, uptime: Duration, interval: Duration) -> Duration {
     if unknown && uptime < FAST_POLL_UNTIL { FAST_POLL } else { interval }
+}
+
+/// Spreads the retries of many machines: a small generator (splitmix64) that gives the same waits for the same seed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Jitter(u64);
+
+impl Jitter {
+    pub(super) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// `wait` and up to a tenth of it.
+    pub(super) fn stretch(&mut self, wait: Duration) -> Duration {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        wait + wait / 10 * u32::try_from(z >> 48).unwrap_or(0) / 0x1_0000
+    }
 }
 
 /// The host's clock, and when we last set ours by it.
@@ -76,6 +101,22 @@ mod tests {
         assert_eq!(wait(true, Duration::from_secs(299), interval), FAST_POLL);
         assert_eq!(wait(true, Duration::from_secs(300), interval), interval);
         assert_eq!(wait(false, Duration::ZERO, interval), interval);
+    }
+
+    #[test]
+    fn retries_are_spread_and_never_early_w85_w86() {
+        for wait in [FAST_POLL, Duration::from_secs(15), Duration::from_secs(u64::from(u32::MAX))] {
+            let waits = |seed| {
+                let mut jitter = Jitter::new(seed);
+                [(); 100].map(|()| jitter.stretch(wait))
+            };
+            let (one, other) = (waits(1), waits(2));
+            assert_eq!(one, waits(1), "the same seed, the same waits");
+            assert_ne!(one, other);
+            assert!(one.iter().chain(&other).all(|w| *w >= wait && *w <= wait + wait / 10), "at most a tenth longer");
+            let spread = *one.iter().max().unwrap() - *one.iter().min().unwrap();
+            assert!(spread > wait / 20, "{spread:?}");
+        }
     }
 
     #[test]

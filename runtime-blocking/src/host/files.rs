@@ -2,7 +2,7 @@
 //!
 //! Everything goes through a [`Dir`], which holds the directory open: once checked it cannot be exchanged for another one.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, fchmod, fstat, fsync, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, RenameFlags, fchmod, fstat, fsync, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;
@@ -28,6 +28,15 @@ impl Access {
             Self::Shared => 0o755,
         }
     }
+}
+
+/// How a file comes to be in its place.
+#[derive(Clone, Copy)]
+struct Put {
+    /// Its content is on the disk before its name is.
+    sync: bool,
+    /// Over an existing one.
+    over: bool,
 }
 
 /// An open, checked directory.
@@ -56,7 +65,10 @@ impl Dir {
         let mode = stat.st_mode & 0o7777;
         match access {
             Access::Private if mode & 0o077 != 0 => fchmod(&fd, Mode::from_raw_mode(0o700)).map_err(|e| fail(e.into()))?,
-            Access::Shared if mode & 0o002 != 0 => return Err(fail(Cause::Writable(mode))),
+            // Root's own group is root.
+            Access::Shared if mode & 0o002 != 0 || (mode & 0o020 != 0 && stat.st_gid != 0) => {
+                return Err(fail(Cause::Writable(mode)));
+            }
             Access::Private | Access::Shared => {}
         }
         Ok(Self { fd, path })
@@ -113,6 +125,24 @@ impl Dir {
     /// # Errors
     /// [`FileError`]; the old content is untouched, unless only the last sync failed.
     pub fn replace(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
+        self.put(name, temp, mode, bytes, Put { sync: true, over: true })?;
+        fsync(&self.fd).map_err(|e| self.error(name, e.into()))
+    }
+
+    /// The same for what is written again soon anyway: whole or not at all for every reader, but after a power cut it may be gone.
+    ///
+    /// # Errors
+    /// [`FileError`]; the old content is untouched.
+    pub fn refresh(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
+        self.put(name, temp, mode, bytes, Put { sync: false, over: true })
+    }
+
+    /// The same for a new file: an existing one stays and is an error.
+    pub(super) fn add(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
+        self.put(name, temp, mode, bytes, Put { sync: false, over: false })
+    }
+
+    fn put(&self, name: &str, temp: &str, mode: u32, bytes: &[u8], how: Put) -> Result<(), FileError> {
         let fail = |cause| self.error(name, cause);
         check_name(name).and_then(|()| check_name(temp)).map_err(fail)?;
         let mode = Mode::from_raw_mode(mode as RawMode);
@@ -125,15 +155,18 @@ impl Dir {
             fchmod(&fd, mode)?;
             let mut file = File::from(fd);
             file.write_all(bytes)?;
-            file.sync_all()?;
-            renameat(&self.fd, temp, &self.fd, name)?;
+            if how.sync {
+                file.sync_all()?;
+            }
+            let flags = if how.over { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+            renameat_with(&self.fd, temp, &self.fd, name, flags)?;
             Ok::<(), io::Error>(())
         })();
         if let Err(e) = written {
             let _ = unlinkat(&self.fd, temp, AtFlags::empty());
             return Err(fail(Cause::Io(e)));
         }
-        fsync(&self.fd).map_err(|e| fail(e.into()))
+        Ok(())
     }
 
     /// Removes a file; `false` if there was none.
@@ -167,10 +200,16 @@ impl Dir {
 
     /// Renames within the directory, never over an existing file.
     pub(super) fn rename_new(&self, from: &str, to: &str) -> Result<(), FileError> {
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
         check_name(to)
-            .and_then(|()| rustix::fs::renameat_with(&self.fd, from, &self.fd, to, flags).map_err(Cause::from))
+            .and_then(|()| renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE).map_err(Cause::from))
             .map_err(|cause| self.error(to, cause))
+    }
+
+    /// Whether `file`, which was opened here as `name`, is still what that path leads to: nobody has removed or exchanged it or the
+    /// directory.
+    pub(super) fn has(&self, name: &str, file: &File) -> bool {
+        let at_path = rustix::fs::lstat(self.path.join(name));
+        matches!((at_path, fstat(file)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
     /// Names of the entries that are UTF-8, in no order.

@@ -66,9 +66,13 @@ impl RollingFile {
         current.append(bytes)
     }
 
+    /// Whether what is written can still be found under its name. What has never been written is not missed.
+    fn is_in_place(&self) -> bool {
+        self.current.as_ref().is_none_or(|tail| self.dir.has(&self.name, &tail.file))
+    }
+
     fn roll(&mut self, wall: Wall) -> Result<(), FileError> {
-        let stamp = wall.stamp().to_string().replace(':', ".");
-        self.dir.rename_new(&self.name, &format!("{}.{stamp}-{}.log", self.name, wall.0))?;
+        self.dir.rename_new(&self.name, &format!("{}.{}.log", self.name, wall.file_stamp()))?;
         // From here on the old file is not the current one, whatever fails.
         self.current = None;
         let mut rolled = self.dir.names()?;
@@ -163,10 +167,25 @@ struct State {
     retry_at: Mono,
     /// A failure has been returned, and nothing was written since.
     failing: bool,
+    /// When it was last seen under its name.
+    seen: Mono,
 }
 
-/// How long a file that cannot be opened is left alone.
-const RETRY: Duration = Duration::from_secs(10);
+/// What became of lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// They are in the file.
+    Yes,
+    /// They are in the file, for the first time after a failure.
+    Again,
+    /// They are not, for the first time; why, as a text for people.
+    No(String),
+    /// They are not, as it was said before.
+    StillNot,
+}
+
+/// How long a file that cannot be opened is left alone; and how long one may be written to that has been removed.
+const RETRY: Duration = Duration::from_secs(5);
 
 impl LogFile {
     /// The log `name` in `folder`; nothing is touched yet.
@@ -175,21 +194,24 @@ impl LogFile {
         Self { folder: folder.to_owned(), name, state: Mutex::default() }
     }
 
-    /// Appends whole lines, as [`RollingFile::write`] does.
-    ///
-    /// # Errors
-    /// A text for people, **once**: as long as it goes on failing, lines are dropped without another word.
-    pub fn append(&self, wall: Wall, lines: &[u8]) -> Result<(), String> {
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Appends whole lines, as [`RollingFile::write`] does. A failure is told **once**: as long as it goes on, lines are dropped
+    /// without another word.
+    #[must_use]
+    pub fn append(&self, wall: Wall, lines: &[u8]) -> Appended {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.append(&self.folder, self.name, wall, lines) {
-            Ok(()) => {
-                state.failing = false;
-                Ok(())
-            }
-            Err(_) if state.failing => Ok(()),
-            Err(e) => {
+        let failed = state.append(&self.folder, self.name, wall, lines).err();
+        match (failed, std::mem::replace(&mut state.failing, false)) {
+            (None, false) => Appended::Yes,
+            (None, true) => Appended::Again,
+            (Some(e), before) => {
                 state.failing = true;
-                Err(format!("The log file {} is not written: {e}", self.name))
+                if before { Appended::StillNot } else { Appended::No(format!("The log file {} is not written: {e}", self.name)) }
             }
         }
     }
@@ -197,10 +219,14 @@ impl LogFile {
 
 impl State {
     fn append(&mut self, folder: &Path, name: &str, wall: Wall, lines: &[u8]) -> Result<(), String> {
+        let now = clock::mono();
+        if now.since(self.seen) >= RETRY {
+            self.seen = now;
+            self.file.take_if(|file| !file.is_in_place());
+        }
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let now = clock::mono();
                 if now < self.retry_at {
                     return Err("it could not be opened".into());
                 }
@@ -214,18 +240,10 @@ impl State {
 
 /// Whether `name` is exactly a rolled file of `log`: `<log>.<YYYY-MM-DDTHH.MM.SS.mmm>-<nanoseconds>.log` (FS-62, FS-73).
 fn is_rolled(name: &str, log: &str) -> bool {
-    let shape = |text: &str| {
-        text.len() == 23
-            && text.bytes().zip(*b"0000-00-00T00.00.00.000").all(|(b, s)| if s == b'0' { b.is_ascii_digit() } else { b == s })
-    };
     name.strip_prefix(log)
         .and_then(|rest| rest.strip_prefix('.'))
         .and_then(|rest| rest.strip_suffix(".log"))
-        .and_then(|rest| rest.split_at_checked(23))
-        .and_then(|(stamp, nanos)| Some((stamp, nanos.strip_prefix('-')?)))
-        .is_some_and(|(stamp, nanos)| {
-            shape(stamp) && (1..=20).contains(&nanos.len()) && nanos.bytes().all(|b| b.is_ascii_digit())
-        })
+        .is_some_and(Wall::is_file_stamp)
 }
 
 #[cfg(test)]

@@ -5,20 +5,23 @@
 
 pub mod accounts;
 pub mod console;
+mod events;
 pub mod files;
 pub mod keystore;
 pub mod logfile;
 pub mod notify;
+pub mod quota;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod sys;
 #[cfg(test)]
 mod tests;
 
-use crate::clock;
 use crate::config::Config;
+use crate::telemetry::Telemetry;
+use crate::{clock, logging, memory};
 use accounts::Accounts;
-use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, StateFile};
+use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, Source, StateFile, surplus_snapshots};
 use azure_proxy_agent_core::identity::{Claims, KernelRecord, Peer, PerDestination, Route, TargetMode};
 use azure_proxy_agent_core::keeper::{StoreError, StoredKey};
 use azure_proxy_agent_core::sign::KeyGuid;
@@ -26,7 +29,8 @@ use azure_proxy_agent_core::time::Wall;
 use console::Console;
 use files::{Access, Dir, FileError};
 use keystore::KeyStore;
-use logfile::{AUDIT_FILE, LogFile};
+use logfile::{AUDIT_FILE, Appended, LogFile};
+use quota::ServiceManager;
 use redirect_ebpf::{Redirector, verify};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,9 +42,13 @@ pub struct Host {
     keys: KeyStore,
     rules_folder: PathBuf,
     status_folder: PathBuf,
+    /// `None`: no event files (FS-05 is empty).
+    event_folder: Option<PathBuf>,
     console: Console,
     /// `None`: file logs are off (FS-04).
     audit: Option<LogFile>,
+    telemetry: Arc<Telemetry>,
+    service_manager: ServiceManager,
     /// The lock on the key directory.
     claim: std::sync::Mutex<Option<std::os::fd::OwnedFd>>,
 }
@@ -65,8 +73,11 @@ impl Host {
             keys: KeyStore::new(config.key_folder.clone()),
             rules_folder: config.rules_folder(),
             status_folder: config.status_folder.clone(),
+            event_folder: Some(config.event_folder.clone()).filter(|folder| !folder.as_os_str().is_empty()),
             console: Console::default(),
             audit: config.log_folder.as_ref().map(|folder| LogFile::new(folder, AUDIT_FILE)),
+            telemetry: Arc::default(),
+            service_manager: ServiceManager::default(),
             claim: std::sync::Mutex::default(),
         }
     }
@@ -75,6 +86,24 @@ impl Host {
     #[must_use]
     pub fn with_console(self, console: Console) -> Self {
         Self { console, ..self }
+    }
+
+    /// The same with events and troubles shared with the logger.
+    #[must_use]
+    pub fn with_telemetry(self, telemetry: Arc<Telemetry>) -> Self {
+        Self { telemetry, ..self }
+    }
+
+    /// What the process tells of itself.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// How to reach the service manager.
+    #[must_use]
+    pub const fn service_manager(&self) -> &ServiceManager {
+        &self.service_manager
     }
 
     /// Makes and checks the directories that the agent makes itself (FS-24, FS-25), at every start. What cannot be used is
@@ -125,8 +154,8 @@ impl Host {
     #[must_use]
     pub fn run(&self, effect: AgentEffect, redirector: Option<&dyn Redirector>) -> Ran {
         match effect {
-            AgentEffect::LoadKey(guid) => Ran::Answered(AgentAnswer::KeyLoaded(self.load_key(&guid))),
-            AgentEffect::StoreKey(key) => Ran::Answered(AgentAnswer::KeyStored(self.store_key(&key))),
+            AgentEffect::LoadKey { id, guid } => Ran::Answered(AgentAnswer::KeyLoaded { id, result: self.load_key(&guid) }),
+            AgentEffect::StoreKey { id, key } => Ran::Answered(AgentAnswer::KeyStored { id, result: self.store_key(&key) }),
             AgentEffect::WriteState { file, bytes } => {
                 Ran::Answered(AgentAnswer::Written { file, result: self.write_state(file, &bytes).map_err(|e| e.to_string()) })
             }
@@ -136,6 +165,14 @@ impl Host {
                 }
                 Ran::Done
             }
+            AgentEffect::Snapshot { name, bytes } => {
+                let result = self.write_snapshot(&name, &bytes).map_err(|e| e.to_string());
+                Ran::Answered(AgentAnswer::SnapshotWritten(result))
+            }
+            AgentEffect::WriteEvents { files } => {
+                Ran::Answered(AgentAnswer::EventsWritten(self.write_events(clock::wall(), files)))
+            }
+            AgentEffect::ReadMemory => memory::resident().map_or(Ran::Done, |bytes| Ran::Answered(AgentAnswer::Memory(bytes))),
             AgentEffect::Redirect(modes) => Ran::Answered(AgentAnswer::Redirected(redirect(redirector, modes))),
             AgentEffect::Heartbeat => {
                 if let Some(Err(e)) = redirector.map(Redirector::heartbeat) {
@@ -143,8 +180,8 @@ impl Host {
                 }
                 Ran::Done
             }
-            AgentEffect::Notice { level, console, text } => {
-                self.notice(level, console, &text);
+            AgentEffect::Notice { source, level, console, text } => {
+                self.notice(source, level, console, &text);
                 Ran::Done
             }
             other => Ran::NotHere(other),
@@ -173,7 +210,24 @@ impl Host {
     /// The old content is still there.
     pub fn write_state(&self, file: StateFile, bytes: &[u8]) -> Result<(), FileError> {
         let place = Place::of(file);
-        self.state_folder(file)?.replace(place.name, place.temp, place.mode, bytes)
+        let folder = self.state_folder(file)?;
+        match file {
+            StateFile::ProvisionedTag | StateFile::StatusTag => folder.replace(place.name, place.temp, place.mode, bytes),
+            // The next agent rewrites it as soon as it starts; it is not worth waiting for the disk.
+            StateFile::Status => folder.refresh(place.name, place.temp, place.mode, bytes),
+        }
+    }
+
+    /// Writes a snapshot of the rules and removes the ones that are too many.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn write_snapshot(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        let folder = Dir::create(&self.status_folder, Access::Shared)?;
+        for old in surplus_snapshots(&mut folder.names()?) {
+            folder.remove(old)?;
+        }
+        folder.replace(name, &format!("{name}.tmp"), 0o640, bytes)
     }
 
     /// Removes a state file if it is there (FS-35).
@@ -191,14 +245,18 @@ impl Host {
         }
     }
 
-    /// Logs one line, and writes it to the serial console if it is important (FS-36).
-    pub fn notice(&self, level: Level, console: bool, text: &str) {
+    /// Logs one line, makes it an event if it has a source (T-06), and writes it to the serial console if it is important (FS-36).
+    pub fn notice(&self, source: Option<Source>, level: Level, console: bool, text: &str) {
         let level = match level {
             Level::Error => log::Level::Error,
             Level::Warn => log::Level::Warn,
             Level::Info => log::Level::Info,
+            Level::Debug => log::Level::Debug,
         };
-        log::log!(level, "{text}");
+        log::log!(target: logging::NOTICE, level, "{text}");
+        if let Some(source) = source {
+            self.telemetry.event(level, source.task, source.component, text);
+        }
         if console {
             self.console.write(clock::wall(), text);
         }
@@ -206,9 +264,22 @@ impl Host {
 
     /// Appends audit records: JSON objects, each with a line feed. A failure is logged once, not per record.
     pub fn audit(&self, wall: Wall, lines: &[u8]) {
-        if let Some(Err(e)) = self.audit.as_ref().map(|log| log.append(wall, lines)) {
-            log::error!("{e}; audit records are being lost");
+        let Some(log) = &self.audit else { return };
+        match log.append(wall, lines) {
+            Appended::Yes | Appended::StillNot => {}
+            Appended::Again => self.telemetry.log_file(log.name(), None),
+            Appended::No(e) => {
+                let text = format!("{e}; audit records are being lost");
+                log::error!("{text}");
+                self.telemetry.log_file(log.name(), Some(text));
+            }
         }
+    }
+
+    /// Writes out a summary object (PX-108): to the connection log, to the journal, and as an event.
+    pub fn summary(&self, line: &str) {
+        log::info!(target: logging::SUMMARY, "{line}");
+        self.telemetry.event(log::Level::Info, "log_connection_summary", "proxy_server", line);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::scratch::Scratch;
 use super::*;
+use azure_proxy_agent_core::agent::StoreId;
 use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, RawText};
 use bytes::Bytes;
 use redirect_ebpf::MemoryRedirector;
@@ -72,15 +73,18 @@ fn keys_are_stored_and_loaded_by_effects() {
     let host = host(&scratch);
     let key = StoredKey::from_json(KEY.as_bytes()).expect("key");
     let guid = key.guid().clone();
-    let load = || host.run(AgentEffect::LoadKey(guid.clone()), None);
-    assert!(matches!(load(), Ran::Answered(AgentAnswer::KeyLoaded(Ok(None)))));
-    assert!(matches!(host.run(AgentEffect::StoreKey(key.clone()), None), Ran::Answered(AgentAnswer::KeyStored(Ok(())))));
-    let Ran::Answered(AgentAnswer::KeyLoaded(Ok(Some(loaded)))) = load() else { panic!("there") };
+    let load = || host.run(AgentEffect::LoadKey { id: StoreId(1), guid: guid.clone() }, None);
+    assert!(matches!(load(), Ran::Answered(AgentAnswer::KeyLoaded { id: StoreId(1), result: Ok(None) })));
+    assert!(matches!(
+        host.run(AgentEffect::StoreKey { id: StoreId(2), key: key.clone() }, None),
+        Ran::Answered(AgentAnswer::KeyStored { id: StoreId(2), result: Ok(()) })
+    ));
+    let Ran::Answered(AgentAnswer::KeyLoaded { result: Ok(Some(loaded)), .. }) = load() else { panic!("there") };
     assert!(loaded == key);
     assert_eq!(mode(&scratch.path().join("keys/7f9c.key")), 0o600);
 
     fs::write(scratch.path().join("keys/7f9c.key"), "{}").expect("write");
-    let Ran::Answered(AgentAnswer::KeyLoaded(Err(e))) = load() else { panic!("damaged") };
+    let Ran::Answered(AgentAnswer::KeyLoaded { result: Err(e), .. }) = load() else { panic!("damaged") };
     assert!(e.to_string().contains("keys/7f9c.key: not a key document"), "{e}");
 }
 
@@ -147,7 +151,7 @@ fn fs36_important_notices_reach_the_console() {
     let console = scratch.path().join("console");
     fs::write(&console, "").expect("write");
     for (important, text) in [(false, "ordinary"), (true, "Provision finished successfully")] {
-        let effect = AgentEffect::Notice { level: Level::Info, console: important, text: text.into() };
+        let effect = AgentEffect::Notice { source: None, level: Level::Info, console: important, text: text.into() };
         assert!(matches!(host.run(effect, None), Ran::Done));
     }
     let text = fs::read_to_string(&console).expect("read");
@@ -169,4 +173,22 @@ fn what_needs_the_runtime_comes_back() {
     let scratch = Scratch::new("host");
     let effect = AgentEffect::Publish(Arc::default());
     assert!(matches!(host(&scratch).run(effect, None), Ran::NotHere(AgentEffect::Publish(_))));
+}
+
+#[test]
+fn r151_r155_snapshots_have_mode_0640_and_five_are_kept() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let name = |n: u64| format!("AuthorizationRules_{}.json", clock::wall().plus(std::time::Duration::from_secs(n)).file_stamp());
+    let names: Vec<String> = (0..8).map(name).collect();
+    for name in &names {
+        let effect = AgentEffect::Snapshot { name: name.as_str().into(), bytes: Bytes::from_static(b"{}") };
+        assert!(matches!(host.run(effect, None), Ran::Answered(AgentAnswer::SnapshotWritten(Ok(())))));
+    }
+    let folder = scratch.path().join("status");
+    let mut left: Vec<String> =
+        fs::read_dir(&folder).expect("listed").map(|e| e.expect("entry").file_name().into_string().expect("UTF-8")).collect();
+    left.sort();
+    assert_eq!(left, names[3..]);
+    assert!(left.iter().all(|name| mode(&folder.join(name)) == 0o640));
 }

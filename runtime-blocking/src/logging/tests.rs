@@ -39,7 +39,7 @@ fn config(log_folder: &str, file: &str, system: &str) -> Config {
 fn logger(config: &Config, style: Style) -> (Logger, Captured, Captured) {
     let (out, err) = (Captured::default(), Captured::default());
     let pipe = |c: &Captured| (Target::Pipe(Box::new(c.clone())), style);
-    (Logger::new(config, pipe(&out), pipe(&err)), out, err)
+    (Logger::new(config, Arc::default(), pipe(&out), pipe(&err)), out, err)
 }
 
 fn say(logger: &Logger, level: Level, target: &str, text: &str) {
@@ -153,4 +153,54 @@ fn the_journal_is_recognized_by_device_and_inode() {
     assert_eq!(Style::of(file.as_fd(), Some(&id), false), Style::Journal);
     assert_eq!(Style::of(file.as_fd(), Some("1:2"), false), Style::Plain, "inherited from a parent");
     assert_eq!(Style::of(file.as_fd(), None, false), Style::Plain);
+}
+
+/// A logger whose events can be looked at.
+fn with_events(json: &str) -> (Logger, Arc<Telemetry>) {
+    let config = Config::parse(Path::new("test"), json.as_bytes(), &|_| None).expect("configuration").0;
+    let telemetry = Arc::<Telemetry>::default();
+    let nowhere = || (Target::Pipe(Box::new(io::sink())), Style::Plain);
+    (Logger::new(&config, Arc::clone(&telemetry), nowhere(), nowhere()), telemetry)
+}
+
+const EVENTS: &str = r#"{"logFolder": "", "eventFolder": "/e", "latchKeyFolder": "/k", "monitorIntervalInSeconds": 1,
+    "pollKeyStatusIntervalInSeconds": 1, "ebpfProgramName": "x""#;
+
+#[test]
+fn fs14_t06_lines_up_to_the_level_become_events() {
+    let (logger, telemetry) = with_events(&format!("{EVENTS}, \"fileLogLevelForEvents\": \"Info\"}}"));
+    assert_eq!(logger.level(), LevelFilter::Info);
+    say(&logger, Level::Info, "runtime_blocking", "one");
+    say(&logger, Level::Debug, "runtime_blocking", "too detailed");
+    say(&logger, Level::Warn, CONNECTION, "two");
+    // Those who say these make events of them, or not, themselves.
+    say(&logger, Level::Info, SUMMARY, "{}");
+    say(&logger, Level::Error, NOTICE, "three");
+    let events: Vec<serde_json::Value> = serde_json::from_slice(&telemetry.take_events().file()).expect("JSON");
+    let found: Vec<_> =
+        events.iter().map(|e| ["EventLevel", "Message", "TaskName", "OperationId"].map(|m| e[m].as_str().unwrap())).collect();
+    assert_eq!(found, [["INFO", "one", "CommonLogger", "ProxyAgent"], ["WARN", "two", "ConnectionLogger", "ProxyAgent"]]);
+}
+
+#[test]
+fn t07_without_the_member_no_line_becomes_an_event() {
+    let (logger, telemetry) = with_events(&format!("{EVENTS}}}"));
+    say(&logger, Level::Error, "runtime_blocking", "one");
+    assert!(telemetry.take_events().is_empty());
+}
+
+#[test]
+fn sec_e3_a_log_file_that_fails_and_works_again_is_told() {
+    let scratch = Scratch::new("logging");
+    let folder = scratch.path().join("logs");
+    std::fs::write(&folder, "in the way").expect("write");
+    let json = EVENTS.replace(r#""logFolder": """#, &format!("\"logFolder\": \"{}\"", folder.display()));
+    let (logger, telemetry) = with_events(&format!("{json}}}"));
+    say(&logger, Level::Info, "runtime_blocking", "lost");
+    say(&logger, Level::Info, "runtime_blocking", "lost, too");
+    let Some(Some(trouble)) = telemetry.take_troubles() else { panic!("told") };
+    assert!(trouble.starts_with("The log file ProxyAgent.log is not written: "), "{trouble}");
+    assert_eq!(telemetry.take_troubles(), None);
+    telemetry.log_file(AGENT_FILE, None);
+    assert_eq!(telemetry.take_troubles(), Some(None));
 }

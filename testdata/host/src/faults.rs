@@ -21,7 +21,14 @@ pub enum Failure {
     BadJson,
     /// No answer at all.
     Silent,
+    /// Status 302 to another place of the same host.
+    Redirect,
+    /// A well-formed answer with far more than anybody wants.
+    Huge,
 }
+
+/// Bytes of a huge answer: beyond every limit of a client that has one (W-07: 1 MiB), and nothing to a client that streams.
+const HUGE: u64 = 16 << 20;
 
 impl FromStr for Failure {
     type Err = String;
@@ -33,7 +40,9 @@ impl FromStr for Failure {
             "garbage" => Ok(Self::Garbage),
             "badjson" => Ok(Self::BadJson),
             "silent" => Ok(Self::Silent),
-            _ => Err(format!("{word:?} is none of 500, reset, garbage, badjson, silent")),
+            "redirect" => Ok(Self::Redirect),
+            "huge" => Ok(Self::Huge),
+            _ => Err(format!("{word:?} is none of 500, reset, garbage, badjson, silent, redirect, huge")),
         }
     }
 }
@@ -47,6 +56,8 @@ impl Failure {
             Self::Garbage => Reply::with(500, Body::Raw(b"\x16\x03\x01\x00\xff garbage \r\n\r\n\0\x01\x02".to_vec())),
             Self::BadJson => Reply::new(200, "application/json", &b"{\"authorizationScheme\": \"Azure-HMAC"[..]),
             Self::Silent => Reply::with(500, Body::Absent).then(After::Silence),
+            Self::Redirect => Reply::new(302, "text/plain", &b"elsewhere"[..]).header("Location", "/test/bytes?n=1"),
+            Self::Huge => Reply::with(200, Body::Pattern(HUGE)),
         }
     }
 }

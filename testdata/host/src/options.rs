@@ -152,8 +152,9 @@ address, or configured on lo of a network namespace in which nothing else is up.
                            POST /mode?to=MODE      POST /rules (body: JSON, empty for the default)
                            POST /rotate[?to=none][?revoke=1]   POST /skew?seconds=N
                            POST /delay?ms=N[&what=WHAT]
-                           POST /fail?count=N&how=500|reset|garbage|badjson|silent[&what=WHAT]
+                           POST /fail?count=N&how=HOW[&what=WHAT]
                            GET /requests   DELETE /requests   GET /keys
+                           HOW: 500, reset, garbage, badjson, silent, redirect, huge
                            WHAT: status (default of fail), key, attest, wireserver, hostga, imds, all (default of delay)
   --ready-fd N           write the line `ready` to this descriptor instead of standard output
   -h, --help

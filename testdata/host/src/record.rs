@@ -96,6 +96,11 @@ impl Records {
         lock(&self.kept).1.iter().cloned().collect()
     }
 
+    /// The records that are still kept, oldest first, which are forgotten by that: for whoever looks again and again.
+    pub fn take(&self) -> Vec<Record> {
+        std::mem::take(&mut lock(&self.kept).1).into()
+    }
+
     /// Forgets all records; the numbering goes on.
     pub fn clear(&self) {
         lock(&self.kept).1.clear();

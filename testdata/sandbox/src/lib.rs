@@ -25,6 +25,7 @@ pub mod user;
 mod world;
 
 pub use agent::{Agent, AgentOptions, Ready};
+pub use azure_host_sim::faults::Failure;
 pub use azure_host_sim::{Endpoint, Host, Mode, Options as HostOptions, Record, Server, Version};
 pub use sandbox::{IMDS, Sandbox, WIRESERVER};
 pub use supervisor::{Store, Supervisor};

@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper covers. Nothing here decides anything.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -53,6 +53,42 @@ pub fn hand_over_before_exec(command: &mut Command, descriptors: Vec<Arc<OwnedFd
     unsafe {
         command.pre_exec(hand_over);
     }
+}
+
+/// How many programs are attached to exactly this cgroup at each hook that has any, by the numbers of `enum bpf_attach_type`.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN`.
+pub fn attached_programs(cgroup: BorrowedFd<'_>) -> io::Result<Vec<(u32, u32)>> {
+    /// `union bpf_attr` of `BPF_PROG_QUERY`, up to `prog_cnt`.
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        hook: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        end: u32,
+    }
+    const PROG_QUERY: libc::c_long = 16;
+    /// `BPF_CGROUP_UNIX_GETSOCKNAME` and what came before; later ones are not for cgroups, or not known yet.
+    const HOOKS: u32 = 54;
+    let mut found = Vec::new();
+    for hook in 0..=HOOKS {
+        let target = cgroup.as_raw_fd().unsigned_abs();
+        let mut query = Query { target, hook, query_flags: 0, attach_flags: 0, programs: 0, count: 0, end: 0 };
+        let length = size_of::<Query>();
+        // SAFETY: the pointer and the length describe a live attribute block; without room for programs only the count is written.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, length) };
+        match (result, io::Error::last_os_error()) {
+            (0, _) if query.count > 0 => found.push((hook, query.count)),
+            (_, e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
+            // Nothing there, or not a hook of cgroups.
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The working directory, into a buffer of the caller: usable between fork and exec. The text ends with a NUL.

@@ -22,7 +22,6 @@ fn version_1_latches_in_the_order_of_w96() {
             "redirect",
             "write ProvisionedTag",
             "write StatusTag",
-            "write Status",
         ]
     );
     assert_eq!(rig.guid_in_use(), Some(GUID));
@@ -231,10 +230,11 @@ fn an_answer_to_another_call_is_ignored() {
         _ => None,
     });
     let id = fetch.expect("the first iteration begins at once");
+    assert!(core::iter::from_fn(|| rig.agent.poll_effect()).all(|e| matches!(e, AgentEffect::Status { .. })));
     let stale = AgentAnswer::Fetched { id: FetchId(id.0 + 1), result: Err(FetchError::Reset) };
     rig.agent.handle_answer(rig.now, stale);
-    rig.agent.handle_answer(rig.now, AgentAnswer::KeyStored(Ok(())));
-    rig.agent.handle_answer(rig.now, AgentAnswer::KeyLoaded(Ok(None)));
+    rig.agent.handle_answer(rig.now, AgentAnswer::KeyStored { id: StoreId(id.0), result: Ok(()) });
+    rig.agent.handle_answer(rig.now, AgentAnswer::KeyLoaded { id: StoreId(id.0), result: Ok(None) });
     assert!(rig.agent.poll_effect().is_none());
     rig.agent.handle_answer(rig.now, AgentAnswer::Fetched { id, result: Err(FetchError::Reset) });
     assert!(matches!(rig.agent.poll_effect(), Some(AgentEffect::Notice { .. })));

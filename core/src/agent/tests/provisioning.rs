@@ -102,7 +102,7 @@ fn a_notification_during_trouble_is_unfinished_until_a_good_status_w87() {
     assert!(!finished && message.starts_with("keyLatchStatus - Failed to get key status"), "{message}");
     assert_eq!(rig.status()["proxyAgentStatus"]["keyLatchStatus"]["states"]["secureChannelState"], "Unknown");
     rig.host.status = Ok((200, v1("Disabled", None)));
-    rig.secs(1);
+    rig.pass(Duration::from_millis(1100));
     assert!(rig.provision(asked, false).0);
 }
 
@@ -123,6 +123,46 @@ fn notifications_are_limited_px59_and_do_not_queue_w89() {
     assert_eq!(rig.polls(), polls + 2);
 }
 
+/// Two callers within a second: the second one sends no other notification (CLI-21), and must not wait out its time.
+#[test]
+fn a_notification_soon_after_another_is_kept_px59() {
+    let mut rig = Rig::new(v1("Disabled", None));
+    rig.start_all();
+    rig.secs(100);
+    let first = rig.tick() + 1;
+    assert!(!rig.provision(first, true).0);
+    let polls = rig.polls();
+    let second = rig.tick() + 1;
+    assert!(!rig.provision(second, true).0, "finished before it was asked");
+    assert_eq!(rig.polls(), polls, "not yet");
+    rig.secs(1);
+    assert_eq!(rig.polls(), polls + 1);
+    assert!(rig.provision(second, false).0);
+    rig.secs(5);
+    assert_eq!(rig.polls(), polls + 1, "once");
+}
+
+/// W-88: with a key in use and a redirect that fails, a notification polls nothing, and readiness is what it was.
+#[test]
+fn a_notification_of_a_latched_channel_only_confirms_w88_w89() {
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.start();
+    rig.event(AgentEvent::ListenerReady);
+    rig.event(AgentEvent::RedirectorFailed("EPERM".to_owned()));
+    rig.host.status = Ok((200, v1("Wireserver", Some(GUID))));
+    rig.secs(15);
+    let polls = rig.polls();
+    for _ in 0..3 {
+        assert_eq!(rig.provision(0, true), (false, "ebpfProgramStatus - EPERM\r\n".to_owned()));
+        rig.secs(2);
+    }
+    assert_eq!(rig.polls(), polls, "the rest of the interval is waited for");
+    rig.secs(9);
+    assert_eq!(rig.polls(), polls + 1);
+    rig.event(AgentEvent::RedirectorReady);
+    assert_eq!(rig.provision(0, false), (true, String::new()));
+}
+
 #[test]
 fn a_notification_without_a_latched_key_confirms_nothing_w88() {
     let mut rig = Rig::new(v1("Wireserver", None));
@@ -132,7 +172,7 @@ fn a_notification_without_a_latched_key_confirms_nothing_w88() {
     assert!(!rig.provision(0, true).0);
     assert!(!rig.provision(0, false).0);
     assert_eq!(rig.polls(), polls, "the rest of the interval is waited for");
-    rig.secs(15);
+    rig.retry();
     assert_eq!(rig.polls(), polls + 1);
 }
 
@@ -145,9 +185,9 @@ fn after_120_s_provisioning_ends_with_errors_cli15a() {
     rig.event(AgentEvent::RedirectorFailed("a <b> & 'c'".to_owned()));
     let asked = rig.tick();
     rig.secs(59);
-    assert!(!rig.files.contains_key(&StateFile::Status));
+    assert!(rig.cpu_limits.is_empty());
     rig.secs(1);
-    assert!(rig.files.contains_key(&StateFile::Status), "W-76: background tasks at 60 s");
+    assert_eq!(rig.cpu_limits, [15], "W-76: background tasks at 60 s, FS-100");
     rig.secs(59);
     assert!(!rig.provision(asked, false).0);
     rig.secs(1);

@@ -7,7 +7,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is the report")]
 
 pub(crate) mod corpus;
+pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod soak;
 pub(crate) mod wire;
 
 use std::fmt;
@@ -101,11 +103,22 @@ impl World {
 
     /// A world whose host or agent is started otherwise.
     pub(crate) fn with(runtime: Runtime, host: HostOptions, change: impl FnOnce(AgentOptions) -> AgentOptions) -> Self {
+        Self::with_sandbox(runtime, host, |_| (), |_, options| change(options))
+    }
+
+    /// A world whose sandbox is prepared before.
+    pub(crate) fn with_sandbox(
+        runtime: Runtime,
+        host: HostOptions,
+        prepare: impl FnOnce(&Sandbox),
+        change: impl FnOnce(&Sandbox, AgentOptions) -> AgentOptions,
+    ) -> Self {
         let binary = runtime.binary();
         raise_descriptor_limit();
         let sandbox = Sandbox::enter().unwrap_or_else(|e| panic!("these tests need root, cgroup2 and eBPF: {e}"));
+        prepare(&sandbox);
         let host = sandbox.start_host(host).unwrap_or_else(|e| panic!("the simulated host does not start: {e}"));
-        let agent = sandbox.start_agent(&change(AgentOptions::new(binary))).unwrap_or_else(|e| panic!("{e}"));
+        let agent = sandbox.start_agent(&change(&sandbox, AgentOptions::new(binary))).unwrap_or_else(|e| panic!("{e}"));
         Self { agent, host, sandbox, runtime }
     }
 

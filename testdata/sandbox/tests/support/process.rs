@@ -1,13 +1,19 @@
 //! What a running process uses, from `/proc`.
 
-use std::collections::HashSet;
-use std::fs;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use sandbox::{Sandbox, sys};
 
 /// A look at a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     /// Open descriptors.
     pub(crate) descriptors: usize,
+    /// Threads.
+    pub(crate) threads: u64,
     /// Resident memory now, in KiB.
     pub(crate) resident: u64,
     /// The most it ever was, or since [`forget_peak`], in KiB.
@@ -22,12 +28,46 @@ pub(crate) fn usage(pid: u32) -> Usage {
         line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{line}"))
     };
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count();
-    Usage { descriptors, resident: field("VmRSS:"), peak: field("VmHWM:") }
+    Usage { descriptors, threads: field("Threads:"), resident: field("VmRSS:"), peak: field("VmHWM:") }
 }
 
 /// Lets [`Usage::peak`] begin anew (proc_pid_clear_refs(5)).
 pub(crate) fn forget_peak(pid: u32) {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("clear_refs is writable");
+}
+
+/// What an agent holds in the kernel: programs at the hooks of the sandbox's cgroup, how many programs, links and maps it has open,
+/// and what is pinned.
+pub(crate) fn in_kernel(sandbox: &Sandbox, pid: u32) -> BTreeSet<String> {
+    // The mounts are those of the sandbox.
+    let inside = |path: &Path| PathBuf::from(format!("/proc/{pid}/root")).join(path.strip_prefix("/").expect("absolute"));
+    let cgroup = File::open(inside(&sandbox.cgroup())).expect("the cgroup");
+    let attached = sys::attached_programs(cgroup.as_fd()).expect("the programs of the cgroup");
+    let mut found: BTreeSet<String> = attached.iter().map(|(hook, count)| format!("{count} at hook {hook}")).collect();
+    for kind in ["prog_id", "link_id", "map_id"] {
+        let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the process runs").flatten();
+        // A link's information names its program, too: what comes first says what it is.
+        let count = infos.filter_map(|i| fs::read_to_string(i.path()).ok()).filter(|i| first_id(i) == Some(kind)).count();
+        found.insert(format!("{count} of {kind}"));
+    }
+    found.extend(pins(&inside(Path::new("/sys/fs/bpf"))));
+    found
+}
+
+fn first_id(info: &str) -> Option<&str> {
+    let names = info.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name);
+    names.into_iter().find(|name| ["prog_id", "link_id", "map_id"].contains(name))
+}
+
+fn pins(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(pins(&path)),
+            path => found.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+        }
+    }
+    found
 }
 
 /// The local addresses on which process `pid` listens with TCP, as `/proc/net/tcp` and `tcp6` write them.
