@@ -60,7 +60,7 @@ impl Fault {
 const FAULTS: [Fault; 12] = [
     Fault::host("500", 500, |s| s.host_fails(Failure::Status500)),
     Fault::host("reset", 503, |s| s.host_fails(Failure::Reset)),
-    Fault::host("garbage", 502, |s| s.host_fails(Failure::Garbage)),
+    Fault::host("garbage", 503, |s| s.host_fails(Failure::Garbage)),
     Fault::host("no JSON", 200, |s| s.host_fails(Failure::BadJson)),
     Fault::host("redirect", 302, |s| s.host_fails(Failure::Redirect)),
     Fault::host("huge", 200, |s| s.host_fails(Failure::Huge)),
@@ -209,9 +209,12 @@ impl Scene {
             });
             assert!(said.is_some(), "{fault}: not said: {last:?}");
         }
-        while since.elapsed() < lasting {
+        loop {
             (fault.happens)(self);
             self.ordinary(fault.imds, fault.name);
+            if since.elapsed() >= lasting {
+                break;
+            }
             // A pace, so that the machine is not busy with asking.
             std::thread::sleep(Duration::from_millis(50));
         }
