@@ -1,16 +1,17 @@
 //! Redaction of command lines and messages (identity.md section 4): nothing that looks like a secret leaves the process in a
 //! record.
 //!
-//! Patterns are applied one after the other, each to the result of the one before. Each is a hand-written matcher that looks at
-//! a byte a bounded number of times, because the text is chosen by whoever connects.
+//! All patterns are applied to the text, and again to the result, until nothing is found: what is replaced can bring a word and a
+//! value together. Each is a hand-written matcher that looks at a byte a bounded number of times, because the text is chosen by
+//! whoever connects.
 
 mod patterns;
+mod scan;
 
 #[cfg(test)]
 mod tests;
 
 use core::ops::Range;
-use patterns::Pattern;
 use std::borrow::Cow;
 
 /// What stands for each match.
@@ -25,12 +26,19 @@ const RAW_LIMIT: usize = 64 * 1024;
 /// Most bytes of the result (I-33a).
 const LIMIT: usize = 1024;
 
+/// How often the patterns are applied. One round finds what the text has; the others are for what only a replacement shows, and
+/// a text that would need more was made to.
+const ROUNDS: usize = 4;
+
+/// Bytes at the end of an argument vector that was not read whole, and may be the first part of a secret.
+const PARTIAL: usize = 4096;
+
 /// Turns a raw argument vector (NUL-separated) into text: the first four arguments that are not empty, redacted, at most 1024
 /// bytes (I-32 to I-33a). `None` is a vector that could not be read (I-17), an empty one gives the empty text (I-18).
 #[must_use]
 pub fn command_line(raw: Option<&[u8]>) -> Box<str> {
     let Some(raw) = raw else { return "undefined".into() };
-    let raw = raw.get(..RAW_LIMIT).unwrap_or(raw);
+    let raw = raw.get(..RAW_LIMIT).map_or(raw, without_partial_word);
     let mut text = String::new();
     for argument in raw.split(|b| *b == 0).filter(|argument| !argument.is_empty()).take(ARGUMENTS) {
         if !text.is_empty() {
@@ -43,43 +51,50 @@ pub fn command_line(raw: Option<&[u8]>) -> Box<str> {
     text.get(..text.floor_char_boundary(LIMIT)).unwrap_or_default().into()
 }
 
+/// What was read of a longer vector, without the word at its end: a secret of a fixed length is not recognized in part.
+fn without_partial_word(read: &[u8]) -> &[u8] {
+    let certain = read.len().saturating_sub(PARTIAL);
+    let word = read.iter().skip(certain).rposition(|b| b.is_ascii_whitespace() || *b == 0).map_or(certain, |at| certain + at);
+    read.get(..word).unwrap_or_default()
+}
+
 /// Replaces whatever looks like a secret by `[REDACTED]` (I-34 to I-49).
 #[must_use]
 pub fn redact(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
-    let hints = Hints::of(text.as_bytes());
-    if !hints.meets(Hints::OPENERS) {
-        return text;
-    }
-    for pattern in &patterns::ALL {
-        if hints.meets(pattern.needs)
-            && let Some(redacted) = apply(pattern, &text)
-        {
-            text = Cow::Owned(redacted);
-        }
+    for _ in 0..ROUNDS {
+        let Some(redacted) = replace(&text) else { break };
+        text = Cow::Owned(redacted);
     }
     text
 }
 
-/// The text with all matches of one pattern replaced; `None` without a match.
-fn apply(pattern: &Pattern, text: &str) -> Option<String> {
-    let matches = pattern.matches(text);
-    if matches.is_empty() {
+/// The text with the matches of all patterns replaced, each pattern tried on the text as it is: what one of them finds may be
+/// a part of what another one finds, and must not hide the rest from it. `None` without a match.
+fn replace(text: &str) -> Option<String> {
+    let hints = Hints::of(text.as_bytes());
+    let tried = patterns::ALL.iter().filter(|pattern| hints.meets(pattern.needs));
+    let mut found: Vec<Range<usize>> = tried.flat_map(|pattern| pattern.matches(text)).collect();
+    if found.is_empty() {
         return None;
     }
+    found.sort_unstable_by_key(|range| range.start);
     let mut out = String::with_capacity(text.len() + REDACTED.len());
     let mut done = 0;
-    for Range { start, end } in matches {
-        out.push_str(text.get(done..start).unwrap_or_default());
-        out.push_str(REDACTED);
-        done = end;
+    for Range { start, end } in found {
+        // One inside another, or overlapping it, is one with it.
+        if start >= done {
+            out.push_str(text.get(done..start).unwrap_or_default());
+            out.push_str(REDACTED);
+        }
+        done = end.max(done);
     }
     out.push_str(text.get(done..).unwrap_or_default());
     Some(out)
 }
 
-/// Which of the telling words a text contains (I-34, with the additions of I-49): one look at the text says which patterns are
-/// worth trying.
+/// Which of the telling words a text contains: one look at the text says which patterns are worth trying. Every pattern has its
+/// words here, so that none is skipped in a text that it would change; I-34, even with the additions of I-49, knows fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hints(u16);
 
@@ -96,10 +111,10 @@ impl Hints {
     const JWT: Self = Self(1 << 9);
     const URL: Self = Self(1 << 10);
     const DASH_P: Self = Self(1 << 11);
-    /// Words of client secrets (I-45) that are telling only together with another of these.
-    const CLIENT: Self = Self(1 << 15);
-    /// Any of those that open the door (I-34, I-49).
-    const OPENERS: Self = Self(!Self::CLIENT.0);
+    /// Words before a value of base64 (I-42, I-43) that are none of the above.
+    const VALUE: Self = Self(1 << 12);
+    /// Words of client secrets (I-45) that are none of the above.
+    const CLIENT: Self = Self(1 << 13);
 
     const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -113,7 +128,13 @@ impl Hints {
         let mut hints = 0;
         for (at, first) in text.iter().enumerate() {
             let words: &[(&[u8], Self)] = match first.to_ascii_lowercase() {
-                b'p' => &[(b"pwd=", Self::PWD), (b"password", Self::PASSWORD), (b"pat", Self::TOKEN)],
+                b'p' => &[
+                    (b"pwd=", Self::PWD),
+                    (b"password", Self::PASSWORD),
+                    (b"pat", Self::TOKEN),
+                    (b"pwd", Self::VALUE),
+                    (b"pswd", Self::VALUE),
+                ],
                 // AccountKey, PrimaryKey and SecondaryKey are keys too.
                 b'k' => &[(b"key", Self::KEY)],
                 b's' => &[
@@ -122,10 +143,18 @@ impl Hints {
                     (b"scrt", Self::CLIENT),
                     (b"sct", Self::CLIENT),
                     (b"sid", Self::CLIENT),
+                    (b"sas", Self::VALUE),
+                    (b"shared", Self::VALUE),
                 ],
+                b'c' => &[(b"credential", Self::VALUE)],
                 b't' => &[(b"token", Self::TOKEN)],
                 // `azuredevops` contains none of the others, and a pattern looks for it.
-                b'a' => &[(b"ado", Self::TOKEN), (b"authorization", Self::AUTHORIZATION), (b"azuredevops", Self::TOKEN)],
+                b'a' => &[
+                    (b"ado", Self::TOKEN),
+                    (b"authorization", Self::AUTHORIZATION),
+                    (b"azuredevops", Self::TOKEN),
+                    (b"access", Self::VALUE),
+                ],
                 b'v' => &[(b"vsts", Self::TOKEN)],
                 b':' => &[(b"://", Self::URL)],
                 b'-' => &[(b"-p", Self::DASH_P)],

@@ -1,7 +1,9 @@
 //! The patterns, in the order in which they are applied. Matches begin and end at character boundaries.
 
 use super::Hints;
+use super::scan::{Runs, Word, is_base64, is_blank, is_quote, run, run_back, word_at};
 use core::ops::Range;
+use std::collections::VecDeque;
 
 /// One kind of secret.
 pub(super) struct Pattern {
@@ -10,16 +12,19 @@ pub(super) struct Pattern {
     find: Find,
 }
 
+/// A match, and where the one after it may begin: what is inside a match may be the name of another value.
+type Match = (Range<usize>, usize);
+
 /// How the matches are found.
 enum Find {
     /// One by one: the next match that begins at or after a position.
-    Next(fn(&str, usize) -> Option<Range<usize>>),
+    Next(fn(&str, usize) -> Option<Match>),
     /// All in one go, because what comes before a match decides about it.
     All(fn(&str) -> Vec<Range<usize>>),
 }
 
 impl Pattern {
-    const fn next(needs: Hints, find: fn(&str, usize) -> Option<Range<usize>>) -> Self {
+    const fn next(needs: Hints, find: fn(&str, usize) -> Option<Match>) -> Self {
         Self { needs, find: Find::Next(find) }
     }
 
@@ -27,19 +32,27 @@ impl Pattern {
         Self { needs, find: Find::All(find) }
     }
 
-    /// All matches, ascending, none overlapping another.
+    /// All matches; they may overlap.
     pub(super) fn matches(&self, text: &str) -> Vec<Range<usize>> {
         match self.find {
             Find::All(find) => find(text),
             Find::Next(find) => {
                 let mut from = 0;
-                core::iter::from_fn(|| find(text, from).inspect(|found| from = found.end)).collect()
+                core::iter::from_fn(|| {
+                    let (found, next) = find(text, from)?;
+                    from = next;
+                    Some(found)
+                })
+                .collect()
             }
         }
     }
 }
 
-/// I-35 to I-49, in order.
+/// The words of I-42 and I-43.
+const BEFORE_BASE64: Hints = Hints::KEY.or(Hints::SECRET).or(Hints::PASSWORD).or(Hints::VALUE);
+
+/// I-35 to I-49.
 pub(super) static ALL: [Pattern; 18] = [
     Pattern::next(Hints::PWD, |text, from| assigned(text, from, &Word::any_case("pwd="), b';')),
     Pattern::next(Hints::PASSWORD, |text, from| assigned(text, from, &Word::any_case("password="), b';')),
@@ -50,93 +63,47 @@ pub(super) static ALL: [Pattern; 18] = [
     Pattern::next(Hints::CACHE_KEY, cache_key),
     Pattern::next(Hints::PRIVATE_KEY, private_key),
     Pattern::next(Hints::TOKEN, access_token),
-    Pattern::next(Hints::OPENERS, |text, from| base64_key(text, from, 43)),
-    Pattern::next(Hints::OPENERS, |text, from| base64_key(text, from, 86)),
-    Pattern::next(Hints::OPENERS, cloud_secret),
-    Pattern::next(Hints::SECRET.or(Hints::KEY).or(Hints::TOKEN).or(Hints::CLIENT), client_secret),
+    Pattern::all(BEFORE_BASE64, |text| base64_keys(text, 43)),
+    Pattern::all(BEFORE_BASE64, |text| base64_keys(text, 86)),
+    Pattern::next(Hints::SECRET.or(Hints::VALUE), cloud_secret),
+    Pattern::all(Hints::SECRET.or(Hints::KEY).or(Hints::TOKEN).or(Hints::CLIENT), client_secrets),
     Pattern::next(Hints::JWT, json_web_token),
     Pattern::next(Hints::URL, url_password),
     Pattern::next(Hints::AUTHORIZATION, authorization),
-    Pattern::next(Hints::PASSWORD, password),
+    Pattern::all(Hints::PASSWORD, passwords),
     Pattern::all(Hints::DASH_P, client_options),
 ];
 
-/// Something to look for.
-struct Word {
-    text: &'static str,
-    any_case: bool,
-}
-
-impl Word {
-    const fn any_case(text: &'static str) -> Self {
-        Self { text, any_case: true }
-    }
-
-    const fn exact(text: &'static str) -> Self {
-        Self { text, any_case: false }
-    }
-
-    /// Where it ends if it stands at `at`.
-    fn at(&self, text: &[u8], at: usize) -> Option<usize> {
-        let end = at + self.text.len();
-        let there = text.get(at..end)?;
-        let same = if self.any_case { there.eq_ignore_ascii_case(self.text.as_bytes()) } else { there == self.text.as_bytes() };
-        same.then_some(end)
-    }
-}
-
-/// Where the first of `words` (any letter case) that stands at `at` ends.
-fn word_at(text: &[u8], at: usize, words: &[&'static str]) -> Option<usize> {
-    words.iter().find_map(|word| Word::any_case(word).at(text, at))
-}
-
-/// Where a run of bytes that `belongs` accepts ends.
-fn run(text: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> usize {
-    text.get(from..).and_then(|rest| rest.iter().position(|b| !belongs(*b))).map_or(text.len(), |length| from + length)
-}
-
-/// Where a run that ends at `to` begins, at or after `from`.
-fn run_back(text: &[u8], from: usize, to: usize, belongs: impl Fn(u8) -> bool) -> usize {
-    let before = text.get(from..to).unwrap_or_default();
-    before.iter().rposition(|b| !belongs(*b)).map_or(from, |last| from + last + 1)
-}
-
-const fn is_base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
-}
-
-const fn is_quote(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\'' | b'`')
-}
-
-const fn is_blank(byte: u8) -> bool {
-    byte.is_ascii_whitespace()
-}
-
 /// I-35 to I-38: a word and all up to a terminator, or to the end.
-fn assigned(text: &str, from: usize, word: &Word, terminator: u8) -> Option<Range<usize>> {
+fn assigned(text: &str, from: usize, word: &Word, terminator: u8) -> Option<Match> {
     let bytes = text.as_bytes();
     let (start, value) = (from..bytes.len()).find_map(|at| Some((at, word.at(bytes, at)?)))?;
-    Some(start..run(bytes, value, |b| b != terminator))
+    let end = run(bytes, value, |b| b != terminator);
+    Some((start..end, end))
 }
 
-/// I-39: both kinds have their mark at a fixed place.
-fn cache_key(text: &str, from: usize) -> Option<Range<usize>> {
+/// I-39: both kinds have their mark at a fixed place, and one text may be both.
+fn cache_key(text: &str, from: usize) -> Option<Match> {
     let bytes = text.as_bytes();
     let letters = |range: Range<usize>| bytes.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_alphanumeric));
     (from..bytes.len()).find_map(|at| {
         let mark = Word::exact("AzCa").at(bytes, at)?;
-        let before = |length: usize| at.checked_sub(length).filter(|start| *start >= from && letters(*start..at));
+        let before = |length: usize| at.checked_sub(length).filter(|start| letters(*start..at));
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
         let short = matches!(byte(mark), b'A'..=b'P') && letters(mark + 1..mark + 6) && byte(mark + 6) == b'=';
         let long = letters(mark..mark + 5) && matches!(byte(mark + 5), b'A' | b'Q' | b'g' | b'w');
         let short = before(33).filter(|_| short).map(|start| start..mark + 7);
-        short.or_else(|| before(44).filter(|_| long).map(|start| start..mark + 6))
+        let long = before(44).filter(|_| long).map(|start| start..mark + 6);
+        let found = match (short, long) {
+            (Some(short), Some(long)) => Some(long.start..short.end),
+            (short, long) => short.or(long),
+        };
+        Some((found?, mark))
     })
 }
 
 /// I-40. A key whose end is missing (the argument vector is read up to a limit only) goes to the end of the text.
-fn private_key(text: &str, from: usize) -> Option<Range<usize>> {
+fn private_key(text: &str, from: usize) -> Option<Match> {
     let bytes = text.as_bytes();
     let label = |b: u8| b.is_ascii_uppercase() || b == b' ';
     let mut at = from;
@@ -153,68 +120,61 @@ fn private_key(text: &str, from: usize) -> Option<Range<usize>> {
     while let Some(after) = (at..bytes.len()).find_map(|at| Word::exact("-----END ").at(bytes, at)) {
         let end = run(bytes, after, label);
         if let Some(last) = (after..end).find_map(|at| Word::exact("PRIVATE KEY").at(bytes, at)) {
-            return Some(start..last);
+            return Some((start..last, last));
         }
         at = end;
     }
-    Some(start..bytes.len())
+    Some((start..bytes.len(), bytes.len()))
 }
 
 /// I-41, and the prefix `pat` of I-49.
-fn access_token(text: &str, from: usize) -> Option<Range<usize>> {
+fn access_token(text: &str, from: usize) -> Option<Match> {
     let bytes = text.as_bytes();
     (from..bytes.len()).find_map(|at| {
         let word = word_at(bytes, at, &["token", "ado", "vsts", "azuredevops", "pat"])?;
         let value = word + text.get(word..)?.chars().next()?.len_utf8();
         let end = value + 52;
         let base32 = |b: &u8| matches!(b.to_ascii_lowercase(), b'a'..=b'z' | b'2'..=b'7');
-        bytes.get(value..end)?.iter().all(base32).then_some(at..end)
+        bytes.get(value..end)?.iter().all(base32).then_some((at..end, word))
     })
 }
 
-/// I-42 and I-43. The value is found first, because it is the rarer part: a run of exactly `length` base64 characters between
-/// something else and `=`.
-fn base64_key(text: &str, from: usize, length: usize) -> Option<Range<usize>> {
+/// I-42 and I-43: a word, and within reach behind it a run of exactly `length` base64 characters between something else and `=`.
+/// Every value counts from the first word that reaches it.
+fn base64_keys(text: &str, length: usize) -> Vec<Range<usize>> {
     const WORDS: [&str; 9] = ["key", "access", "sas", "shared", "secret", "password", "pwd", "pswd", "credential"];
     /// Characters between word and value's separator.
     const GAP: usize = 200;
     let bytes = text.as_bytes();
-    // A separator is one character: the position of its first byte, and the position after the value.
-    let next_value = |mut at: usize| loop {
-        let separator = run(bytes, at, is_base64);
-        let value = separator + text.get(separator..)?.chars().next()?.len_utf8();
+    let mut found = Vec::new();
+    // Words that may still reach a value: where they start, and which character follows them.
+    let mut words = VecDeque::new();
+    for (character, (at, separator)) in text.char_indices().enumerate() {
+        if let Some(end) = word_at(bytes, at, &WORDS) {
+            words.push_back((at, character + end - at));
+        }
+        if separator.is_ascii() && is_base64(separator as u8) {
+            continue;
+        }
+        let value = at + separator.len_utf8();
         let end = run(bytes, value, is_base64);
-        if end - value == length && bytes.get(end) == Some(&b'=') {
-            return Some((separator, end + 1));
+        if end - value != length || bytes.get(end) != Some(&b'=') {
+            continue;
         }
-        at = value;
-    };
-    let gap = |word_end: usize, separator: usize| text.get(word_end..separator).map_or(usize::MAX, |gap| gap.chars().count());
-    let mut at = from;
-    loop {
-        let (separator, mut end) = next_value(at)?;
-        // The longest word, and four bytes for each character of the gap.
-        let earliest = separator.saturating_sub(10 + 4 * GAP).max(from);
-        let word = (earliest..separator).find_map(|at| {
-            let word_end = word_at(bytes, at, &WORDS)?;
-            (word_end <= separator && gap(word_end, separator) <= GAP).then_some((at, word_end))
-        });
-        if let Some((start, word_end)) = word {
-            // The last value within reach ends the match.
-            while let Some((separator, next_end)) = next_value(end)
-                && separator - word_end <= 4 * GAP
-                && gap(word_end, separator) <= GAP
-            {
-                end = next_end;
-            }
-            return Some(start..end);
+        while words.front().is_some_and(|(_, after)| after + GAP < character) {
+            words.pop_front();
         }
-        at = end;
+        if let Some((start, after)) = words.front()
+            && *after <= character
+        {
+            found.push(*start..end + 1);
+        }
     }
+    found
 }
 
-/// I-44: found by its value, like [`base64_key`].
-fn cloud_secret(text: &str, from: usize) -> Option<Range<usize>> {
+/// I-44: found by its value, because that is the rarer part.
+fn cloud_secret(text: &str, from: usize) -> Option<Match> {
     const VALUE: usize = 40;
     /// Characters between name and separator.
     const GAP: usize = 10;
@@ -244,13 +204,14 @@ fn cloud_secret(text: &str, from: usize) -> Option<Range<usize>> {
             let after = text.get(end..)?.chars().next();
             if after.is_none_or(|c| !(c.is_alphanumeric() || c == '_')) {
                 // The longest name, and four bytes for each character of the gap.
-                let earliest = separator.saturating_sub(32 + 4 * GAP).max(from);
+                let earliest = separator.saturating_sub(32 + 4 * GAP);
                 let start = (earliest..separator).find(|at| {
                     let gap = name(*at).filter(|end| *end <= separator).and_then(|end| text.get(end..separator));
                     gap.is_some_and(|gap| gap.chars().count() <= GAP)
                 });
                 if let Some(start) = start {
-                    return Some(start..end + after.map_or(0, char::len_utf8));
+                    // What ends a value may be what separates the next one.
+                    return Some((start..end + after.map_or(0, char::len_utf8), end));
                 }
             }
         }
@@ -259,7 +220,7 @@ fn cloud_secret(text: &str, from: usize) -> Option<Range<usize>> {
 }
 
 /// I-45.
-fn client_secret(text: &str, from: usize) -> Option<Range<usize>> {
+fn client_secrets(text: &str) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
     let joint = |at: usize| if matches!(byte(at), b'_' | b'-' | b'.' | b' ') { at + 1 } else { at };
@@ -269,7 +230,8 @@ fn client_secret(text: &str, from: usize) -> Option<Range<usize>> {
         }
         word_at(bytes, joint(word_at(bytes, at, &["refresh", "account"])?), &["sid", "token"])
     };
-    (from..bytes.len()).find_map(|start| {
+    let mut values = Runs::default();
+    let found = (0..bytes.len()).filter_map(|start| {
         let mut at = name(start)?;
         let blanks = |at: usize| run(bytes, at, |b| matches!(b, b' ' | b'\t'));
         // The quote that ends a quoted name.
@@ -288,21 +250,22 @@ fn client_secret(text: &str, from: usize) -> Option<Range<usize>> {
         if after_sign == sign {
             return None;
         }
-        let end = run(bytes, value, |b| !(is_blank(b) || is_quote(b) || matches!(b, b'&' | b';')));
+        let end = values.end(bytes, value, |b| !(is_blank(b) || is_quote(b) || matches!(b, b'&' | b';')));
         let long = text.get(value..end).is_some_and(|value| value.chars().take(8).count() == 8);
         long.then_some(start..end)
-    })
+    });
+    found.collect()
 }
 
 /// I-46: up to the second part's mark; what it marks stays.
-fn json_web_token(text: &str, from: usize) -> Option<Range<usize>> {
+fn json_web_token(text: &str, from: usize) -> Option<Match> {
     let bytes = text.as_bytes();
     let mut at = from;
     loop {
         let (dot, end) = (at..bytes.len()).find_map(|at| Some((at, Word::exact(".eyJ").at(bytes, at)?)))?;
         let part = run_back(bytes, at, dot, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+' | b'/' | b'='));
         if let Some(start) = (part..dot).find(|at| Word::exact("eyJ").at(bytes, *at).is_some_and(|end| end <= dot)) {
-            return Some(start..end);
+            return Some((start..end, end));
         }
         // The second part may be the first of a pair.
         at = dot + 1;
@@ -310,7 +273,7 @@ fn json_web_token(text: &str, from: usize) -> Option<Range<usize>> {
 }
 
 /// I-47: a port or path behind the host stays.
-fn url_password(text: &str, from: usize) -> Option<Range<usize>> {
+fn url_password(text: &str, from: usize) -> Option<Match> {
     let bytes = text.as_bytes();
     let mut at = from;
     loop {
@@ -329,14 +292,15 @@ fn url_password(text: &str, from: usize) -> Option<Range<usize>> {
                 Some(b'[') => (run(bytes, host, |b| b != b']' && !delimits(b)) + 1).min(end),
                 _ => run(bytes, host, |b| b != b':' && !delimits(b)),
             };
-            return Some(scheme..end_of_host);
+            return Some((scheme..end_of_host, authority));
         }
-        at = end;
+        // The next one may begin before this one ends.
+        at = authority;
     }
 }
 
 /// I-48.
-fn authorization(text: &str, from: usize) -> Option<Range<usize>> {
+fn authorization(text: &str, from: usize) -> Option<Match> {
     // Longer names before their own beginnings.
     const SCHEMES: [&str; 18] = [
         "basic",
@@ -366,15 +330,17 @@ fn authorization(text: &str, from: usize) -> Option<Range<usize>> {
             return None;
         }
         word_at(bytes, run(bytes, sign + 1, padding), &SCHEMES)?;
-        Some(start..run(bytes, sign, |b| !matches!(b, b'\r' | b'\n')))
+        let end = run(bytes, sign, |b| !matches!(b, b'\r' | b'\n'));
+        Some((start..end, end))
     })
 }
 
-/// I-49: `--password <value>`, `password: <value>`; with `=` the pattern of I-36 was faster.
-fn password(text: &str, from: usize) -> Option<Range<usize>> {
+/// I-49: `--password <value>`, `password: <value>`.
+fn passwords(text: &str) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let blanks = |at: usize| run(bytes, at, |b| matches!(b, b' ' | b'\t'));
-    (from..bytes.len()).find_map(|at| {
+    let mut values = Runs::default();
+    let found = (0..bytes.len()).filter_map(|at| {
         let word = Word::any_case("password");
         let (end, option) = match Word::exact("--").at(bytes, at).and_then(|name| word.at(bytes, name)) {
             Some(end) => (end, true),
@@ -383,54 +349,62 @@ fn password(text: &str, from: usize) -> Option<Range<usize>> {
         // The quote that ends a quoted name.
         let sign = blanks(run(bytes, end, is_quote));
         let value = match bytes.get(sign) {
+            // This is I-36, and ends elsewhere.
+            Some(b'=') if sign == end => return None,
             Some(b':' | b'=') => blanks(sign + 1),
             _ if option && sign > end => sign,
             _ => return None,
         };
-        (value < bytes.len()).then_some(at..run(bytes, value, |b| !is_blank(b)))
-    })
+        (value < bytes.len()).then(|| at..values.end(bytes, value, |b| !is_blank(b)))
+    });
+    found.collect()
 }
 
 /// I-49: the short password option of the usual database clients, `-p<value>` and where they allow it `-p <value>`.
 fn client_options(text: &str) -> Vec<Range<usize>> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
-    // The option, and whether its value may be the next argument, once such a client was named.
-    let mut client = None;
+    // Which clients were named so far: a word that looks like one may be a user or a database of another.
+    let mut named = [false; CLIENTS.len()];
     let mut at = 0;
     while at < bytes.len() {
         let start = run(bytes, at, |b| is_blank(b) || is_quote(b));
         let end = run(bytes, start, |b| !is_blank(b));
         at = end;
         let argument = bytes.get(start..end).unwrap_or_default();
-        client = option_of(argument).or(client);
-        if let Some((option, detached)) = client
-            && argument.starts_with(option)
-        {
-            let value = run(bytes, end, |b| matches!(b, b' ' | b'\t'));
-            if argument.len() > option.len() {
-                found.push(start..end);
-            } else if detached && value > end && value < bytes.len() {
-                at = run(bytes, value, |b| !is_blank(b));
-                found.push(start..at);
-            }
+        for (named, client) in named.iter_mut().zip(&CLIENTS) {
+            *named |= client.is_named_by(argument);
+        }
+        let clients = || CLIENTS.iter().zip(&named).filter(|(client, named)| **named && argument.starts_with(client.option));
+        let value = run(bytes, end, |b| matches!(b, b' ' | b'\t'));
+        if clients().any(|(client, _)| argument.len() > client.option.len()) {
+            found.push(start..end);
+        } else if clients().any(|(client, _)| client.detached) && value > end && value < bytes.len() {
+            at = run(bytes, value, |b| !is_blank(b));
+            found.push(start..at);
         }
     }
     found
 }
 
-/// The password option of a database client, and whether its value may be an argument of its own.
-fn option_of(program: &[u8]) -> Option<(&'static [u8], bool)> {
-    let name = program.rsplit(|b| *b == b'/').next()?;
-    // A dump tool is named after its client: mysqldump, mariadb-dump, mongodump.
-    let is = |client: &[u8]| name.get(..client.len()).is_some_and(|start| start.eq_ignore_ascii_case(client));
-    if is(b"mysql") || is(b"mariadb") {
-        Some((b"-p", false))
-    } else if is(b"mongo") {
-        Some((b"-p", true))
-    } else if is(b"sqlcmd") || is(b"bcp") || is(b"isql") {
-        Some((b"-P", true))
-    } else {
-        None
+/// Database clients with the same password option.
+struct Client {
+    names: &'static [&'static [u8]],
+    option: &'static [u8],
+    /// Whether the value may be an argument of its own.
+    detached: bool,
+}
+
+static CLIENTS: [Client; 3] = [
+    Client { names: &[b"mysql", b"mariadb"], option: b"-p", detached: false },
+    Client { names: &[b"mongo"], option: b"-p", detached: true },
+    Client { names: &[b"sqlcmd", b"bcp", b"isql"], option: b"-P", detached: true },
+];
+
+impl Client {
+    fn is_named_by(&self, program: &[u8]) -> bool {
+        let name = program.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        // A dump tool is named after its client: mysqldump, mariadb-dump, mongodump.
+        self.names.iter().any(|client| name.get(..client.len()).is_some_and(|start| start.eq_ignore_ascii_case(client)))
     }
 }
