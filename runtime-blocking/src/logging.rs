@@ -76,8 +76,8 @@ struct Logger {
 }
 
 struct Files {
-    agent: LogFile,
-    connection: LogFile,
+    agent: Arc<LogFile>,
+    connection: Arc<LogFile>,
 }
 
 impl Logger {
@@ -95,8 +95,8 @@ impl Logger {
             system_level: config.system_level.to_level_filter(),
             file_level: config.file_level.to_level_filter(),
             files: config.log_folder.as_ref().map(|folder| Files {
-                agent: LogFile::new(folder, AGENT_FILE),
-                connection: LogFile::new(folder, CONNECTION_FILE),
+                agent: Arc::new(LogFile::new(folder, AGENT_FILE)),
+                connection: Arc::new(LogFile::new(folder, CONNECTION_FILE)),
             }),
             event_level: config.event_level.map_or(LevelFilter::Off, |level| level.to_level_filter()),
             telemetry,
@@ -128,11 +128,10 @@ impl Log for Logger {
             let file = if is_connection(record.target()) { &files.connection } else { &files.agent };
             match write(file, clock::wall(), record) {
                 Appended::Yes | Appended::StillNot => {}
-                Appended::Again => self.telemetry.log_file(file.name(), None),
                 Appended::No(failure) => {
                     // Straight to standard error: the log is what does not work.
                     self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
-                    self.telemetry.log_file(file.name(), Some(failure));
+                    self.telemetry.log_fails(file, failure);
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! What the process tells of itself beside its logs: events on their way to the platform, and which log files do not work. Filled by
 //! whoever logs, on any thread; read by the agent loop.
 
+use crate::host::logfile::LogFile;
 use crate::{cli, clock};
 use azure_proxy_agent_core::telemetry::{Batch, Event, Events};
 use log::Level;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One per process, shared by the logger and the host effects.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct Telemetry {
 #[derive(Debug, Default)]
 struct Troubles {
     /// By the name of the log file.
-    by_file: BTreeMap<&'static str, String>,
+    by_file: BTreeMap<&'static str, (Arc<LogFile>, String)>,
     changed: bool,
 }
 
@@ -45,23 +46,25 @@ impl Telemetry {
         lock(&self.events).restore(batch);
     }
 
-    /// A log file works (`None`), or does not, and why.
-    pub fn log_file(&self, name: &'static str, problem: Option<String>) {
+    /// A log file does not work, and why.
+    pub fn log_fails(&self, file: &Arc<LogFile>, why: String) {
         let mut troubles = lock(&self.troubles);
-        let before = match problem {
-            Some(text) => troubles.by_file.insert(name, text),
-            None => troubles.by_file.remove(name),
-        };
-        troubles.changed |= before.as_ref() != troubles.by_file.get(name);
+        troubles.by_file.insert(file.name(), (Arc::clone(file), why));
+        troubles.changed = true;
     }
 
-    /// What is wrong with the log files, if that has changed since the last time; the inner `None`: nothing any more.
+    /// What is wrong with the log files, if that has changed since the last time; the inner `None`: nothing any more. Looks whether
+    /// those that failed work again.
     pub(crate) fn take_troubles(&self) -> Option<Option<String>> {
         let mut troubles = lock(&self.troubles);
+        let before = troubles.by_file.len();
+        // The lock is held while a file is looked at, which happens only if one has failed.
+        troubles.by_file.retain(|_, (file, _)| !file.works());
+        troubles.changed |= troubles.by_file.len() < before;
         if !std::mem::take(&mut troubles.changed) {
             return None;
         }
-        let texts: Vec<&str> = troubles.by_file.values().map(String::as_str).collect();
+        let texts: Vec<&str> = troubles.by_file.values().map(|(_, why)| why.as_str()).collect();
         Some((!texts.is_empty()).then(|| texts.join("; ")))
     }
 }
@@ -73,18 +76,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::logfile::Appended;
+    use crate::host::scratch::Scratch;
 
     #[test]
-    fn troubles_are_told_when_they_change() {
+    fn sec_e3_troubles_are_told_when_they_change() {
+        let scratch = Scratch::new("telemetry");
+        let folder = scratch.path().join("logs");
+        std::fs::write(&folder, "in the way").expect("write");
+        let (a, b) = (Arc::new(LogFile::new(&folder, "a")), Arc::new(LogFile::new(&scratch.path().join("other"), "b")));
         let telemetry = Telemetry::default();
         assert_eq!(telemetry.take_troubles(), None);
-        telemetry.log_file("a", Some("a is full".into()));
-        telemetry.log_file("b", Some("b is gone".into()));
-        assert_eq!(telemetry.take_troubles(), Some(Some("a is full; b is gone".into())));
-        telemetry.log_file("a", Some("a is full".into()));
+        assert!(matches!(a.append(clock::wall(), b"lost\n"), Appended::No(_)));
+        telemetry.log_fails(&a, "a fails".into());
+        telemetry.log_fails(&b, "b fails".into());
+        assert_eq!(telemetry.take_troubles(), Some(Some("a fails".into())), "b works");
         assert_eq!(telemetry.take_troubles(), None, "as before");
-        telemetry.log_file("a", None);
-        telemetry.log_file("b", None);
-        assert_eq!((telemetry.take_troubles(), telemetry.take_troubles()), (Some(None), None));
+        assert_eq!(b.append(clock::wall(), b"line\n"), Appended::Yes);
     }
 }

@@ -38,7 +38,7 @@ fn write(folder: &Path, wall: Wall, most: u64, batch: &Batch) -> Result<bool, Fi
         return Ok(false);
     }
     let name = file_name(wall);
-    dir.add(&name, &format!("{name}.tmp"), MODE, &batch.file())?;
+    dir.add(&name, &format!("{name}.tmp"), MODE, &batch.file()).map_err(|e| e.of(folder))?;
     Ok(true)
 }
 

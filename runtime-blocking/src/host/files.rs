@@ -255,6 +255,12 @@ impl From<Errno> for Cause {
 }
 
 impl FileError {
+    /// The same about its directory: for files whose names never come again, so that the same fault has the same text.
+    #[must_use]
+    pub(super) fn of(self, directory: &Path) -> Self {
+        Self { path: directory.to_owned(), ..self }
+    }
+
     /// Whether the file or directory itself was refused, in contrast to an operation that the system refused.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {

@@ -3,6 +3,8 @@
 use super::files::{Access, Dir, FileError};
 use crate::clock;
 use azure_proxy_agent_core::time::{Mono, Wall};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,9 @@ use std::time::Duration;
 
 /// Name of the audit log in the log folder (design: one JSON object per request).
 pub const AUDIT_FILE: &str = "audit.jsonl";
+
+/// Bytes that are asked for to see whether there is room.
+const ROOM: u64 = 4096;
 
 /// Mode of log files (FS-72): they hold command lines and user names.
 const MODE: u32 = 0o640;
@@ -64,6 +69,16 @@ impl RollingFile {
             None => self.current.insert(Tail::new(self.dir.append(&self.name, MODE).map_err(io::Error::other)?)),
         };
         current.append(bytes)
+    }
+
+    /// Whether the disk would take a line: has room made behind the end, which the next lines use.
+    fn probe(&self) -> io::Result<()> {
+        let Some(tail) = &self.current else { return Ok(()) };
+        match rustix::fs::fallocate(&tail.file, FallocateFlags::KEEP_SIZE, tail.file.metadata()?.len(), ROOM) {
+            // A file system that cannot do this: the next line will tell.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Whether what is written can still be found under its name. What has never been written is not missed.
@@ -165,8 +180,9 @@ struct State {
     file: Option<RollingFile>,
     /// Before this it is not opened again.
     retry_at: Mono,
-    /// A failure has been returned, and nothing was written since.
-    failing: bool,
+    /// The last failure, if it was told and nothing has worked for a while since: on a disk that is nearly full a short line may find
+    /// room where a long one does not.
+    failed: Option<Mono>,
     /// When it was last seen under its name.
     seen: Mono,
 }
@@ -176,8 +192,6 @@ struct State {
 pub enum Appended {
     /// They are in the file.
     Yes,
-    /// They are in the file, for the first time after a failure.
-    Again,
     /// They are not, for the first time; why, as a text for people.
     No(String),
     /// They are not, as it was said before.
@@ -205,36 +219,55 @@ impl LogFile {
     #[must_use]
     pub fn append(&self, wall: Wall, lines: &[u8]) -> Appended {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = state.append(&self.folder, self.name, wall, lines).err();
-        match (failed, std::mem::replace(&mut state.failing, false)) {
-            (None, false) => Appended::Yes,
-            (None, true) => Appended::Again,
-            (Some(e), before) => {
-                state.failing = true;
-                if before { Appended::StillNot } else { Appended::No(format!("The log file {} is not written: {e}", self.name)) }
+        match state.append(&self.folder, self.name, wall, lines) {
+            Ok(()) => {
+                state.failed.take_if(|at| clock::mono().since(*at) >= RETRY);
+                Appended::Yes
             }
+            Err(e) => match state.failed.replace(clock::mono()) {
+                Some(_) => Appended::StillNot,
+                None => Appended::No(format!("The log file {} is not written: {e}", self.name)),
+            },
         }
+    }
+
+    /// Whether lines get there (again), as far as that can be told without a line; looks at the disk if the last ones did not.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.failed.is_some_and(|at| clock::mono().since(at) >= RETRY) {
+            let failed = state.probe(&self.folder, self.name).is_err();
+            state.failed = failed.then(clock::mono);
+        }
+        state.failed.is_none()
     }
 }
 
 impl State {
     fn append(&mut self, folder: &Path, name: &str, wall: Wall, lines: &[u8]) -> Result<(), String> {
+        self.open(folder, name)?.write(wall, lines).map_err(|e| e.to_string())
+    }
+
+    fn probe(&mut self, folder: &Path, name: &str) -> Result<(), String> {
+        self.open(folder, name)?.probe().map_err(|e| e.to_string())
+    }
+
+    fn open(&mut self, folder: &Path, name: &str) -> Result<&mut RollingFile, String> {
         let now = clock::mono();
         if now.since(self.seen) >= RETRY {
             self.seen = now;
-            self.file.take_if(|file| !file.is_in_place());
-        }
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                if now < self.retry_at {
-                    return Err("it could not be opened".into());
-                }
-                self.retry_at = now + RETRY;
-                self.file.insert(RollingFile::open(folder, name, Rolling::DEFAULT).map_err(|e| e.to_string())?)
+            if self.file.take_if(|file| !file.is_in_place()).is_some() {
+                self.retry_at = now;
             }
-        };
-        file.write(wall, lines).map_err(|e| e.to_string())
+        }
+        match self.file {
+            Some(ref mut file) => Ok(file),
+            None if now < self.retry_at => Err("it could not be opened".into()),
+            None => {
+                self.retry_at = now + RETRY;
+                Ok(self.file.insert(RollingFile::open(folder, name, Rolling::DEFAULT).map_err(|e| e.to_string())?))
+            }
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Host {
     event_folder: Option<PathBuf>,
     console: Console,
     /// `None`: file logs are off (FS-04).
-    audit: Option<LogFile>,
+    audit: Option<Arc<LogFile>>,
     telemetry: Arc<Telemetry>,
     service_manager: ServiceManager,
     /// The lock on the key directory.
@@ -75,7 +75,7 @@ impl Host {
             status_folder: config.status_folder.clone(),
             event_folder: Some(config.event_folder.clone()).filter(|folder| !folder.as_os_str().is_empty()),
             console: Console::default(),
-            audit: config.log_folder.as_ref().map(|folder| LogFile::new(folder, AUDIT_FILE)),
+            audit: config.log_folder.as_ref().map(|folder| Arc::new(LogFile::new(folder, AUDIT_FILE))),
             telemetry: Arc::default(),
             service_manager: ServiceManager::default(),
             claim: std::sync::Mutex::default(),
@@ -227,7 +227,7 @@ impl Host {
         for old in surplus_snapshots(&mut folder.names()?) {
             folder.remove(old)?;
         }
-        folder.replace(name, &format!("{name}.tmp"), 0o640, bytes)
+        folder.replace(name, &format!("{name}.tmp"), 0o640, bytes).map_err(|e| e.of(&self.status_folder))
     }
 
     /// Removes a state file if it is there (FS-35).
@@ -267,11 +267,10 @@ impl Host {
         let Some(log) = &self.audit else { return };
         match log.append(wall, lines) {
             Appended::Yes | Appended::StillNot => {}
-            Appended::Again => self.telemetry.log_file(log.name(), None),
             Appended::No(e) => {
                 let text = format!("{e}; audit records are being lost");
                 log::error!("{text}");
-                self.telemetry.log_file(log.name(), Some(text));
+                self.telemetry.log_fails(log, text);
             }
         }
     }

@@ -183,3 +183,37 @@ fn what_others_wrote_is_not_taken_back() {
     ours.take_back(2).expect_err("shorter than we left it");
     assert_eq!(fs::metadata(&path).expect("stat").len(), 0);
 }
+
+#[test]
+fn sec_e3_a_log_that_was_removed_is_made_again_and_one_that_failed_is_looked_at() {
+    let scratch = Scratch::new("logfile");
+    let folder = scratch.path().join("logs");
+    let log = LogFile::new(&folder, "a");
+    assert_eq!(log.append(at(0), b"1\n"), Appended::Yes);
+    fs::remove_dir_all(&folder).expect("removed");
+    // As if a while had passed.
+    log.state.lock().expect("lock").seen = Mono(0);
+    assert_eq!(log.append(at(0), b"2\n"), Appended::Yes);
+    assert_eq!(fs::read(folder.join("a")).expect("read"), b"2\n");
+    // Exchanged for a link: not written any more.
+    fs::rename(folder.join("a"), folder.join("b")).expect("renamed");
+    std::os::unix::fs::symlink("b", folder.join("a")).expect("link");
+    let later = |log: &LogFile| {
+        let mut state = log.state.lock().expect("lock");
+        (state.seen, state.retry_at) = (Mono(0), Mono(0));
+        state.failed = state.failed.map(|_| Mono(0));
+    };
+    later(&log);
+    assert!(matches!(log.append(at(0), b"3\n"), Appended::No(why) if why.ends_with("it is a symbolic link")));
+    assert!(!log.works());
+    fs::remove_file(folder.join("a")).expect("removed");
+    later(&log);
+    assert!(log.works());
+    assert_eq!(log.append(at(0), b"4\n"), Appended::Yes);
+    assert_eq!(
+        fs::read(folder.join("a")).expect("read"),
+        b"4\n",
+        "what was asked for to see whether there is room does not show"
+    );
+    assert_eq!(fs::read(folder.join("b")).expect("read"), b"2\n");
+}
