@@ -9,6 +9,7 @@ pub mod admission;
 pub mod agent;
 pub mod authz;
 pub mod conn;
+pub mod durable;
 pub mod effect;
 pub mod exchange;
 pub mod http;

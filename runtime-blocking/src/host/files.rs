@@ -2,6 +2,7 @@
 //!
 //! Everything goes through a [`Dir`], which holds the directory open: once checked it cannot be exchanged for another one.
 
+use azure_proxy_agent_core::durable::{self, FolderStep, MAKE_FOLDER, ReplaceStep};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawMode, RenameFlags, fchmod, fstat, fsync, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use std::fmt;
@@ -28,15 +29,6 @@ impl Access {
             Self::Shared => 0o755,
         }
     }
-}
-
-/// How a file comes to be in its place.
-#[derive(Clone, Copy)]
-struct Put {
-    /// Its content is on the disk before its name is.
-    sync: bool,
-    /// Over an existing one.
-    over: bool,
 }
 
 /// An open, checked directory.
@@ -79,14 +71,20 @@ impl Dir {
     /// # Errors
     /// As [`Dir::open`].
     pub fn create(path: &Path, access: Access) -> Result<Self, FileError> {
-        let fail = |e: io::Error| FileError { path: path.to_path_buf(), cause: Cause::Io(e) };
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
-        }
-        match std::fs::DirBuilder::new().mode(access.mode()).create(path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(fail(e)),
-            _ => Self::open(path, access),
-        }
+        Self::make(path, access, false)
+    }
+
+    /// As [`Dir::create`]; in addition the directory itself, not what is in it, survives a power cut when this returns.
+    ///
+    /// # Errors
+    /// As [`Dir::open`].
+    pub fn create_durable(path: &Path, access: Access) -> Result<Self, FileError> {
+        Self::make(path, access, true)
+    }
+
+    fn make(path: &Path, access: Access, durable: bool) -> Result<Self, FileError> {
+        make(path, access.mode(), durable).map_err(|e| FileError { path: path.to_path_buf(), cause: Cause::Io(e) })?;
+        Self::open(path, access)
     }
 
     /// Where it was when it was opened.
@@ -119,14 +117,13 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    /// Makes `name` hold exactly `bytes`: written to `temp` in this directory with its final mode, synced, renamed, directory
-    /// synced. Whatever happens, `name` has the old content or the new one; `temp` does not stay.
+    /// Makes `name` hold exactly `bytes`, by the steps of [`durable::REPLACE`] through `temp` in this directory. Whatever happens,
+    /// `name` has the old content or the new one; `temp` does not stay.
     ///
     /// # Errors
     /// [`FileError`]; the old content is untouched, unless only the last sync failed.
     pub fn replace(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
-        self.put(name, temp, mode, bytes, Put { sync: true, over: true })?;
-        fsync(&self.fd).map_err(|e| self.error(name, e.into()))
+        self.replace_by(&durable::REPLACE, name, temp, mode, bytes)
     }
 
     /// The same for what is written again soon anyway: whole or not at all for every reader, but after a power cut it may be gone.
@@ -134,37 +131,25 @@ impl Dir {
     /// # Errors
     /// [`FileError`]; the old content is untouched.
     pub fn refresh(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
-        self.put(name, temp, mode, bytes, Put { sync: false, over: true })
+        self.replace_by(&durable::REFRESH, name, temp, mode, bytes)
     }
 
     /// The same for a new file: an existing one stays and is an error.
     pub(super) fn add(&self, name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
-        self.put(name, temp, mode, bytes, Put { sync: false, over: false })
+        self.replace_by(&durable::ADD, name, temp, mode, bytes)
     }
 
-    fn put(&self, name: &str, temp: &str, mode: u32, bytes: &[u8], how: Put) -> Result<(), FileError> {
+    fn replace_by(&self, steps: &[ReplaceStep], name: &str, temp: &str, mode: u32, bytes: &[u8]) -> Result<(), FileError> {
         let fail = |cause| self.error(name, cause);
         check_name(name).and_then(|()| check_name(temp)).map_err(fail)?;
         let mode = Mode::from_raw_mode(mode as RawMode);
-        // A crash may have left one; EXCL below makes sure that what we write to is ours and new.
-        self.remove(temp)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, temp, flags, mode).map_err(|e| fail(e.into()))?;
-        let written = (|| {
-            // The umask may have taken bits away, never added any.
-            fchmod(&fd, mode)?;
-            let mut file = File::from(fd);
-            file.write_all(bytes)?;
-            if how.sync {
-                file.sync_all()?;
+        let mut replacement = Replacement { folder: &self.fd, name, temp, mode, file: None };
+        for step in steps {
+            if let Err(e) = replacement.take(*step, bytes) {
+                // Once the name is taken over there is none, and nothing else bears its name: only one agent writes here.
+                let _ = unlinkat(&self.fd, temp, AtFlags::empty());
+                return Err(fail(Cause::Io(e)));
             }
-            let flags = if how.over { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-            renameat_with(&self.fd, temp, &self.fd, name, flags)?;
-            Ok::<(), io::Error>(())
-        })();
-        if let Err(e) = written {
-            let _ = unlinkat(&self.fd, temp, AtFlags::empty());
-            return Err(fail(Cause::Io(e)));
         }
         Ok(())
     }
@@ -223,6 +208,67 @@ impl Dir {
     fn error(&self, name: &str, cause: Cause) -> FileError {
         FileError { path: self.path.join(name), cause }
     }
+}
+
+/// A file on its way to be replaced.
+struct Replacement<'a> {
+    folder: &'a OwnedFd,
+    name: &'a str,
+    temp: &'a str,
+    mode: Mode,
+    file: Option<File>,
+}
+
+impl Replacement<'_> {
+    fn take(&mut self, step: ReplaceStep, bytes: &[u8]) -> io::Result<()> {
+        let file = || io::Error::other("there is no temporary file");
+        match step {
+            ReplaceStep::RemoveTemp => match unlinkat(self.folder, self.temp, AtFlags::empty()) {
+                Err(e) if e != Errno::NOENT => return Err(e.into()),
+                _ => {}
+            },
+            ReplaceStep::CreateTemp => {
+                // EXCL: what we write to is ours and new.
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                self.file = Some(File::from(openat(self.folder, self.temp, flags, self.mode)?));
+            }
+            ReplaceStep::SetMode => fchmod(self.file.as_ref().ok_or_else(file)?, self.mode)?,
+            ReplaceStep::Write => self.file.as_mut().ok_or_else(file)?.write_all(bytes)?,
+            ReplaceStep::SyncFile => self.file.as_ref().ok_or_else(file)?.sync_all()?,
+            ReplaceStep::Rename => self.rename(RenameFlags::empty())?,
+            ReplaceStep::RenameNew => self.rename(RenameFlags::NOREPLACE)?,
+            ReplaceStep::SyncFolder => fsync(self.folder)?,
+        }
+        Ok(())
+    }
+
+    fn rename(&self, flags: RenameFlags) -> rustix::io::Result<()> {
+        renameat_with(self.folder, self.temp, self.folder, self.name, flags)
+    }
+}
+
+/// Makes a directory, and its parents (mode 0755), by the steps of [`MAKE_FOLDER`]; of an existing one only the sync, if wanted.
+fn make(path: &Path, mode: u32, durable: bool) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let build = || std::fs::DirBuilder::new().mode(mode).create(path);
+    for step in MAKE_FOLDER {
+        match step {
+            FolderStep::Make => match build() {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    if !durable {
+                        return Ok(());
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    make(parent.ok_or(e)?, 0o755, false)?;
+                    build()?;
+                }
+                made => made?,
+            },
+            FolderStep::SyncParent => File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?,
+        }
+    }
+    Ok(())
 }
 
 /// A file or directory that could not be used, and why. Displays as `<path>: <reason>`.

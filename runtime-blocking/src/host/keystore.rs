@@ -58,7 +58,7 @@ impl KeyStore {
     /// [`KeyStoreError::File`]; no file of that guid has been changed.
     pub fn store(&self, key: &StoredKey) -> Result<(), KeyStoreError> {
         let (name, temp) = (format!("{}.key", key.guid()), format!("{}.tmp", key.guid()));
-        Ok(self.open()?.replace(&name, &temp, MODE, &key.to_json())?)
+        Ok(Dir::create_durable(&self.path, Access::Private)?.replace(&name, &temp, MODE, &key.to_json())?)
     }
 }
 

@@ -220,7 +220,6 @@ fn one_redirect_at_a_time_and_only_the_newest_finishes() {
     assert_eq!(asked(&mut rig), [targets(Enforce, Enforce)]);
     assert!(!rig.provision(0, false).0, "what is in force is not what the newest status wants");
     rig.agent.handle_answer(rig.now, AgentAnswer::Redirected(Ok(())));
-    rig.drain();
     assert!(rig.provision(0, false).0);
 }
 

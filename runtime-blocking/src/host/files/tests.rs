@@ -29,6 +29,41 @@ fn fs29_replace_is_whole_has_its_mode_and_leaves_no_temporary_file() {
     }
 }
 
+/// FS-29, FS-30: each step does to a real folder what the simulated one of core's power-cut test takes it to do.
+#[test]
+fn fs29_the_steps_of_a_replacement_are_what_their_names_say() {
+    type Stage = (ReplaceStep, Option<&'static [u8]>, &'static [u8]);
+    let (old, new) = (b"old".as_slice(), b"new content".as_slice());
+    let stages: [Stage; 7] = [
+        (ReplaceStep::RemoveTemp, None, old),
+        (ReplaceStep::CreateTemp, Some(b""), old),
+        (ReplaceStep::SetMode, Some(b""), old),
+        (ReplaceStep::Write, Some(new), old),
+        (ReplaceStep::SyncFile, Some(new), old),
+        (ReplaceStep::Rename, None, new),
+        (ReplaceStep::SyncFolder, None, new),
+    ];
+    assert_eq!(stages.map(|(step, ..)| step), durable::REPLACE);
+    for (n, (step, temp, content)) in stages.into_iter().enumerate() {
+        let scratch = Scratch::new("files");
+        let dir = Dir::open(scratch.path(), Access::Private).expect("opens");
+        dir.replace("a", "a.tmp", 0o600, old).expect("old content");
+        fs::write(scratch.path().join("a.tmp"), "of a crash").expect("write");
+        dir.replace_by(&durable::REPLACE[..=n], "a", "a.tmp", 0o666, new).expect("steps");
+        assert_eq!(fs::read(scratch.path().join("a.tmp")).ok().as_deref(), temp, "{step:?}");
+        assert_eq!(fs::read(scratch.path().join("a")).expect("always there"), content, "{step:?}");
+        if step == ReplaceStep::SetMode {
+            assert_eq!(mode(&scratch.path().join("a.tmp")), 0o666, "whatever the umask");
+        }
+    }
+    // A step that fails ends it, and leaves nothing behind.
+    let scratch = Scratch::new("files");
+    let dir = Dir::open(scratch.path(), Access::Private).expect("opens");
+    fs::write(scratch.path().join("a.tmp"), "in the way").expect("write");
+    dir.replace_by(&durable::REPLACE[1..], "a", "a.tmp", 0o600, new).expect_err("it must be new");
+    assert!(scratch.names().is_empty());
+}
+
 #[test]
 fn a_failed_replace_leaves_the_old_content_and_no_temporary_file() {
     let scratch = Scratch::new("files");
