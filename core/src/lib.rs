@@ -14,6 +14,7 @@ pub mod effect;
 pub mod exchange;
 pub mod http;
 pub mod identity;
+mod json;
 pub mod keeper;
 pub mod limits;
 pub mod policy;

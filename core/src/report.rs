@@ -6,6 +6,7 @@ use crate::authz::{Allowed, Decision, Denial};
 use crate::conn::{Details, Summary};
 use crate::effect::RecordKind;
 use crate::identity::{Claims, Confidence, Destination, Executable, Peer};
+use crate::json;
 use crate::time::Wall;
 use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
 use std::borrow::Cow;
@@ -38,11 +39,8 @@ pub fn audit_notice(summary: &Summary<'_>) -> Option<String> {
 }
 
 fn write(out: &mut Vec<u8>, line: &Line<'_>) {
-    let before = out.len();
-    if serde_json::to_writer(&mut *out, line).is_err() {
-        // Writing strings and numbers to memory does not fail; if it did, half a line must not stay.
-        out.truncate(before);
-    }
+    // Writing strings and numbers to memory does not fail; if it did, nothing would stay of the line.
+    let _ = json::append(out, line);
 }
 
 struct Line<'a> {
@@ -225,6 +223,9 @@ impl Serialize for Identity<'_> {
         out.end()
     }
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

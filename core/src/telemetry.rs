@@ -102,7 +102,7 @@ impl Events {
             waiting.text.push(b',');
         }
         // Strings written to memory: cannot fail. Escapes may have made it too long.
-        if serde_json::to_writer(&mut waiting.text, &object).is_err() || waiting.text.len() > BYTES {
+        if crate::json::append(&mut waiting.text, &object).is_err() || waiting.text.len() > BYTES {
             waiting.text.truncate(before);
             waiting.dropped += 1;
         } else {

@@ -6,6 +6,7 @@ use super::summary::Entry;
 use super::{Agent, Summaries};
 use crate::effect::{LocalReply, RecordKind};
 use crate::identity::Destination;
+use crate::json;
 use crate::time::{Now, Wall};
 use core::fmt;
 use serde::Serialize;
@@ -110,12 +111,17 @@ impl StatusDraft {
         // Texts and numbers written to memory: cannot fail. If it did, an empty object is what readers take for "no status".
         match to {
             StatusReader::Query(to) => {
-                let reply = serde_json::to_vec(&document).map_or(LocalReply::Unavailable, |body| LocalReply::Json(body.into()));
+                let mut body = Vec::new();
+                let reply =
+                    json::append(&mut body, &document).map_or(LocalReply::Unavailable, |()| LocalReply::Json(body.into()));
                 AgentEffect::Reply { to, reply }
             }
             StatusReader::File => {
-                let bytes = serde_json::to_vec_pretty(&document).unwrap_or_else(|_| b"{}".to_vec()).into();
-                AgentEffect::WriteState { file: StateFile::Status, bytes }
+                let mut bytes = Vec::new();
+                if json::append_pretty(&mut bytes, &document).is_err() {
+                    bytes.extend_from_slice(b"{}");
+                }
+                AgentEffect::WriteState { file: StateFile::Status, bytes: bytes.into() }
             }
         }
     }

@@ -6,6 +6,7 @@
 use crate::effect::RecordKind;
 use crate::http::reply::Status;
 use crate::identity::{Claims, Executable, Peer};
+use crate::json;
 use crate::time::{Mono, Now};
 use core::net::{IpAddr, SocketAddrV4};
 use core::time::Duration;
@@ -136,12 +137,13 @@ impl Table {
     fn export(&self) -> Vec<Entry<'_>> {
         let mut rows: Vec<&Row> = self.rows.iter().map(AsRef::as_ref).collect();
         rows.sort_unstable_by_key(|row| core::cmp::Reverse(row.used));
-        let mut left = EXPORT;
+        let (mut left, mut text) = (EXPORT, Vec::new());
         let mut entries: Vec<_> = rows
             .into_iter()
             .map(Row::entry)
             .take_while(|entry| {
-                let size = serde_json::to_vec(entry).map_or(usize::MAX, |text| text.len());
+                text.clear();
+                let size = json::append(&mut text, entry).map_or(usize::MAX, |()| text.len());
                 left = left.saturating_sub(size);
                 left > 0
             })

@@ -2,6 +2,12 @@
 
 use super::*;
 use crate::host::scratch::Scratch;
+use azure_proxy_agent_core::conn::{Details, Summary};
+use azure_proxy_agent_core::effect::RecordKind;
+use azure_proxy_agent_core::http::reply::Status;
+use azure_proxy_agent_core::identity::{Claims, Confidence, Destination, Executable, Peer, RawText};
+use azure_proxy_agent_core::policy::Epoch;
+use azure_proxy_agent_core::report;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -91,6 +97,54 @@ fn sec_f2_no_text_forges_a_line_or_commands_a_terminal() {
     let (logger, out, _) = logger(&config("", "Info", "Info"), Style::Plain);
     say(&logger, Level::Info, "runtime_blocking", "a\r\x1b[2Jb\u{9b}\tc");
     assert_eq!(out.text(), "a\\r\\u{1b}[2Jb\\u{9b}\tc\n");
+}
+
+/// PX-108, PX-114, SEC-F2: what records say comes through journal, connection log and terminal as the same JSON, one line each. A
+/// control character that JSON allows would be escaped here in a way that JSON does not know.
+#[test]
+fn records_come_through_the_log_as_json_whatever_callers_choose() {
+    let nasty = "\u{7f}\u{85}\u{9b}31m\u{2028}\n{\"id\":2}\r\x1b[2J\"\\\u{4e2d}";
+    let claims = Claims {
+        user_id: 1000,
+        user_name: RawText::from(nasty),
+        user_groups: vec![RawText::from(nasty)],
+        process_id: 7,
+        executable: Executable::Known(RawText::from(nasty)),
+        command_line: nasty.into(),
+        cgroup: 1,
+        confidence: Confidence::Verified,
+    };
+    let summary = Summary {
+        kind: RecordKind::Normal,
+        request: 1,
+        connection: 1,
+        method: nasty.as_bytes(),
+        url: nasty.as_bytes(),
+        client: "127.0.0.1:40112".parse().expect("address"),
+        peer: &Peer::Redirected { to: Destination::Imds.addr(), claims: Arc::new(claims) },
+        status: Status::OK,
+        elapsed: std::time::Duration::ZERO,
+        details: Details::UnsupportedMethod,
+        decision: None,
+        epoch: Epoch(1),
+    };
+    let mut line = Vec::new();
+    report::write_summary(&mut line, &summary);
+    let line = String::from_utf8(line).expect("UTF-8");
+
+    let scratch = Scratch::new("logging");
+    let folder = scratch.path().to_str().expect("UTF-8");
+    for (style, before) in [(Style::Plain, ""), (Style::Journal, "<6>"), (Style::Colour, "")] {
+        let (logger, out, _) = logger(&config(folder, "Info", "Info"), style);
+        say(&logger, Level::Info, SUMMARY, &line);
+        assert_eq!(out.text(), format!("{before}{line}\n"));
+    }
+    let file = std::fs::read_to_string(scratch.path().join(CONNECTION_FILE)).expect("read");
+    assert_eq!(file.lines().count(), 3, "{file}");
+    for line in file.lines() {
+        let record: serde_json::Value = serde_json::from_str(&line[HEADER..]).expect("JSON");
+        assert_eq!((record["processFullPath"].as_str(), record["processCmdLine"].as_str()), (Some(nasty), Some(nasty)));
+    }
 }
 
 #[test]
