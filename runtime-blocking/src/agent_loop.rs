@@ -1,15 +1,17 @@
 //! Drives the agent machine: messages in, effects out. Both runtimes run it, on a thread or on a blocking pool; it blocks in files and
 //! in the kernel, never on the network (calls to the host are jobs of their own).
 
-use crate::daemon::{Daemon, Message};
+use crate::daemon::{Daemon, Mailbox, Message};
 use crate::fetch::fetch;
-use crate::host::{Ran, notify};
+use crate::host::Ran;
+use crate::host::notify::State;
 use crate::machine::Machine;
 use crate::records::FLUSH_INTERVAL;
+use crate::reload::Reload;
 use crate::{clock, memory};
 use azure_proxy_agent_core::agent::{Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, IdSeed, QueryId};
-use azure_proxy_agent_core::effect::LocalReply;
-use azure_proxy_agent_core::exchange::HostRequest;
+use azure_proxy_agent_core::effect::{ConnectError, LocalReply};
+use azure_proxy_agent_core::exchange::{FetchError, HostRequest, HostResponse};
 use azure_proxy_agent_core::keeper::FetchId;
 use azure_proxy_agent_core::time::Mono;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a key directory that another agent has is looked at.
-const CLAIM_AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const CLAIM_AGAIN: Duration = Duration::from_millis(500);
 /// So many requests are a burst.
 const TIDY_AFTER: u64 = 100;
 
@@ -26,7 +28,7 @@ pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Runs jobs: a thread each, or a blocking pool.
 pub trait Spawn: Send + Sync {
-    /// Runs the job some time soon.
+    /// Runs the job some time soon, or drops it: that must be an answer, too.
     fn spawn(&self, job: Job);
 }
 
@@ -40,6 +42,9 @@ pub struct AgentLoop {
     next_query: u64,
     answers: VecDeque<AgentAnswer>,
     flush_at: Option<Mono>,
+    reload: Reload,
+    /// When to see to the watchdog's sign of life; `None`: nobody wants one.
+    pulse_at: Option<Mono>,
     /// Requests so far when memory was last given back.
     tidied: u64,
     /// What has happened while another agent had the key directory; `None` once the machine has started.
@@ -51,9 +56,15 @@ impl AgentLoop {
     /// Starts the machine as soon as no other agent has the key directory: until then no file is touched and the host is not asked
     /// (CLI-11).
     #[must_use]
-    pub fn start(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig, spawn: Arc<dyn Spawn>) -> Self {
+    pub fn start(
+        daemon: Arc<Daemon>,
+        machine: Arc<Machine>,
+        (config, reload): (AgentConfig, Reload),
+        spawn: Arc<dyn Spawn>,
+    ) -> Self {
         let requests = Arc::clone(&daemon.requests);
         let now = clock::now();
+        let pulse_at = daemon.pulse.interval().map(|_| now.mono);
         let mut this = Self {
             agent: Agent::new(config, IdSeed(now.wall.0), requests),
             daemon,
@@ -63,6 +74,8 @@ impl AgentLoop {
             next_query: 0,
             answers: VecDeque::new(),
             flush_at: None,
+            reload,
+            pulse_at,
             tidied: 0,
             waiting: Some(Vec::new()),
             stopped: false,
@@ -102,16 +115,20 @@ impl AgentLoop {
             }
             Some(Message::Stop) => self.stopped = true,
             // Nobody can have connected: the listener is the other agent's. An unanswered query counts as unavailable.
-            Some(Message::Query(..) | Message::Answer(_) | Message::Flush) | None => {}
+            Some(Message::Query(..) | Message::Answer(_) | Message::Flush | Message::Reload) | None => {}
         }
     }
 
     /// Takes a message, or none when the deadline has come.
     pub fn handle(&mut self, message: Option<Message>) {
+        let now = clock::now();
+        if self.pulse_at.is_some_and(|at| now.mono >= at) {
+            self.daemon.pulse.ask();
+            self.pulse_at = self.daemon.pulse.interval().map(|interval| now.mono + interval);
+        }
         if !self.begin() {
             return self.wait(message);
         }
-        let now = clock::now();
         match message {
             Some(Message::Query(query, reply)) => {
                 self.next_query += 1;
@@ -124,8 +141,15 @@ impl AgentLoop {
                 let ready = event == AgentEvent::ListenerReady;
                 self.agent.handle_event(now, event);
                 if ready {
-                    notify::notify(notify::State::Ready);
+                    self.machine.manager.tell(State::Ready);
                 }
+            }
+            Some(Message::Reload) => {
+                self.machine.manager.tell(State::Reloading);
+                self.machine.host.reopen_logs();
+                let poll_interval = self.reload.run();
+                self.agent.handle_event(now, AgentEvent::Reload { poll_interval });
+                self.machine.manager.tell(State::Ready);
             }
             Some(Message::Flush) => self.flush_at = Some(now.mono + FLUSH_INTERVAL),
             Some(Message::Stop) => {
@@ -139,6 +163,9 @@ impl AgentLoop {
         }
         self.agent.handle_timeout(now);
         self.carry_out();
+        if self.machine.manager.is_there() {
+            self.machine.manager.status(&self.agent.headline());
+        }
         self.tidy();
         if self.stopped || self.flush_at.is_some_and(|at| now.mono >= at) {
             self.flush_at = None;
@@ -152,7 +179,7 @@ impl AgentLoop {
         if self.waiting.is_some() {
             return Some(clock::mono() + CLAIM_AGAIN);
         }
-        [self.agent.deadline().map(|d| d.at), self.flush_at].into_iter().flatten().min()
+        [self.agent.deadline().map(|d| d.at), self.flush_at, self.pulse_at].into_iter().flatten().min()
     }
 
     /// Everything is written; the loop may end.
@@ -211,9 +238,45 @@ impl AgentLoop {
 
     fn fetch(&self, id: FetchId, request: HostRequest) {
         let (machine, limits) = (Arc::clone(&self.machine), self.daemon.limits);
-        self.spawn.spawn(Box::new(move || {
-            let result = fetch(request, limits, machine.redirector());
-            machine.mailbox.post(Message::Answer(AgentAnswer::Fetched { id, result }));
-        }));
+        let mut call = Call { mailbox: Arc::clone(&self.machine.mailbox), id: Some(id) };
+        self.spawn.spawn(Box::new(move || call.answer(fetch(request, limits, &*machine))));
+    }
+}
+
+/// A call to the host that is answered in any case: the keeper waits for it, and asks nothing else meanwhile. If there is no thread for
+/// it, or that one panics, it has failed.
+struct Call {
+    mailbox: Arc<dyn Mailbox>,
+    id: Option<FetchId>,
+}
+
+impl Call {
+    fn answer(&mut self, result: Result<HostResponse, FetchError>) {
+        if let Some(id) = self.id.take() {
+            self.mailbox.post(Message::Answer(AgentAnswer::Fetched { id, result }));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.answer(Err(FetchError::Connect(ConnectError::Local)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::ChannelMailbox;
+
+    #[test]
+    fn a_call_without_a_thread_has_failed() {
+        let (mailbox, inbox) = ChannelMailbox::new();
+        let mut call = Call { mailbox: Arc::new(mailbox), id: Some(FetchId(7)) };
+        let job: Job = Box::new(move || call.answer(Err(FetchError::Connect(ConnectError::TimedOut))));
+        drop(job);
+        let Ok(Message::Answer(AgentAnswer::Fetched { id, result })) = inbox.try_recv() else { panic!("no answer") };
+        assert_eq!((id, result.map(drop)), (FetchId(7), Err(FetchError::Connect(ConnectError::Local))));
+        assert!(inbox.try_recv().is_err(), "one answer");
     }
 }

@@ -1,5 +1,6 @@
 //! The command line of both daemons (cli.md section 1): arguments to an [`Invocation`], and everything that needs no daemon.
 
+mod detach;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -34,6 +35,11 @@ pub enum Invocation {
     },
     /// Read the configuration, say what is wrong with it, end.
     CheckConfig {
+        /// Another file than the standard one.
+        config: Option<PathBuf>,
+    },
+    /// Remove everything that agents left in the kernel (S-03).
+    Detach {
         /// Another file than the standard one.
         config: Option<PathBuf>,
     },
@@ -92,6 +98,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         } else {
             match text {
                 "console" => found.console = true,
+                "detach" => found.detach = true,
                 "help" => return Ok(Invocation::Help),
                 _ => return Err(UsageError::unknown(text)),
             }
@@ -108,6 +115,7 @@ struct Found {
     console: bool,
     foreground: bool,
     check: bool,
+    detach: bool,
     wait: Option<Duration>,
     config: Option<PathBuf>,
 }
@@ -132,12 +140,17 @@ impl Found {
             return Err(UsageError::WaitWithoutStatus);
         }
         let settings = Settings { config: self.config, foreground: self.foreground };
+        if self.detach && self.console {
+            return Err(UsageError::TwoCommands("console", "detach"));
+        }
         Ok(if self.version {
             Invocation::Version
         } else if self.status {
             Invocation::Status { wait: self.wait.unwrap_or_default() }
         } else if self.check {
             Invocation::CheckConfig { config: settings.config }
+        } else if self.detach {
+            Invocation::Detach { config: settings.config }
         } else if self.console {
             Invocation::Console(settings)
         } else {
@@ -174,12 +187,18 @@ pub struct Run {
 }
 
 /// Does what needs no daemon, and loads the configuration for what does. `started` is when the process began, as nearly as
-/// `main` can tell.
-pub fn begin(args: impl IntoIterator<Item = OsString>, started: Instant, out: &mut dyn Write, err: &mut dyn Write) -> Next {
+/// `main` can tell, `program` what it is called in texts.
+pub fn begin(
+    program: &str,
+    args: impl IntoIterator<Item = OsString>,
+    started: Instant,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Next {
     let invocation = match parse(args) {
         Ok(invocation) => invocation,
         Err(e) => {
-            let _ = writeln!(err, "{e}");
+            let _ = writeln!(err, "{program}: {e}\nTry: {program} --help");
             return Next::Exit(UsageError::EXIT_STATUS);
         }
     };
@@ -187,9 +206,10 @@ pub fn begin(args: impl IntoIterator<Item = OsString>, started: Instant, out: &m
         Invocation::Daemon(settings) => (settings, false),
         Invocation::Console(settings) => (settings, true),
         Invocation::Version => return print(out, &format!("{VERSION}\n")),
-        Invocation::Help => return print(out, &help()),
+        Invocation::Help => return print(out, &help(program)),
         Invocation::Status { wait } => return Next::Exit(StatusClient::new(wait, started).run(out, err)),
         Invocation::CheckConfig { config } => return Next::Exit(check(config.as_deref(), out, err)),
+        Invocation::Detach { config } => return Next::Exit(detach::run(program, config.as_deref(), out, err)),
     };
     match Config::load(settings.config.as_deref()) {
         Ok((config, warnings)) => Next::Run(Run { config, warnings, console, foreground: settings.foreground }),

@@ -23,6 +23,12 @@ pub fn wall() -> Wall {
     Wall(nanos(clock_gettime(ClockId::Realtime)))
 }
 
+/// `CLOCK_MONOTONIC`, which the service manager counts with. Microseconds.
+#[must_use]
+pub fn monotonic_micros() -> u64 {
+    nanos(clock_gettime(ClockId::Monotonic)) / 1000
+}
+
 /// The clock that connections use.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {

@@ -25,6 +25,9 @@ pub const EXIT_STATUS: u8 = 101;
 /// Where status file and snapshots go (FS-28).
 pub const STATUS_FOLDER: &str = "/var/log/azure-proxy-agent";
 
+/// Where the kernel half is pinned.
+pub const PIN_FOLDER: &str = "/sys/fs/bpf/azure-proxy-agent";
+
 /// A configuration file that is larger than this is not one. Bytes.
 const MAX_SIZE: u64 = 1 << 20;
 
@@ -54,6 +57,9 @@ pub struct Config {
     /// `egressBackstop` (ours): drop packets to guarded destinations that are neither redirected nor the agent's. Costs about
     /// 0.1 µs per packet of the whole machine, therefore off unless asked for.
     pub egress_backstop: bool,
+    /// `pinFolder` (ours): directory of a bpffs where the kernel half stays when the agent ends (S-03); `None` (written `""`): it ends
+    /// with the agent.
+    pub pin_folder: Option<PathBuf>,
     /// `fileLogLevel` (FS-13): highest level written to log files.
     pub file_level: Level,
     /// `fileLogLevelForEvents` (FS-14): log lines up to this level also become telemetry events.
@@ -113,11 +119,14 @@ impl Config {
         let log_folder = Some(folder(&raw.log_folder)).filter(|f| !f.as_os_str().is_empty());
         let event_folder = folder(&raw.event_folder);
         let status_folder = raw.status_folder.as_deref().map_or_else(|| STATUS_FOLDER.into(), folder);
+        let pin_folder = Some(raw.pin_folder.as_deref().map_or_else(|| PIN_FOLDER.into(), folder));
+        let pin_folder = pin_folder.filter(|f: &PathBuf| !f.as_os_str().is_empty());
         for (member, path) in [
             ("latchKeyFolder", Some(&key_folder)),
             ("logFolder", log_folder.as_ref()),
             ("eventFolder", Some(&event_folder)),
             ("statusFolder", Some(&status_folder)),
+            ("pinFolder", pin_folder.as_ref()),
         ] {
             if path.is_some_and(|p| !p.is_absolute()) {
                 warnings.add(member, "is not an absolute path; it depends on where the agent is started");
@@ -139,6 +148,7 @@ impl Config {
             ebpf_file: raw.ebpf_file_full_path.filter(|p| !p.is_empty()).map(PathBuf::from),
             cgroup_root: raw.cgroup_root.unwrap_or_else(|| "/sys/fs/cgroup".into()).into(),
             egress_backstop: raw.egress_backstop.unwrap_or(false),
+            pin_folder,
             file_level: warnings.level("fileLogLevel", raw.file_log_level.as_deref()).unwrap_or(Level::Info),
             event_level: warnings.level("fileLogLevelForEvents", raw.file_log_level_for_events.as_deref()),
             system_level: warnings
@@ -148,6 +158,47 @@ impl Config {
             canonical_mode: warnings.canonical_mode(raw.canonical_request_mode.as_deref()),
         };
         Ok((config, warnings.list))
+    }
+
+    /// Members that differ from `new` and are looked at only when the agent starts.
+    #[must_use]
+    pub fn fixed_members(&self, new: &Self) -> Vec<&'static str> {
+        // Named one by one: a member that is added must be thought about here.
+        let Self {
+            path: _,
+            log_folder,
+            event_folder,
+            key_folder,
+            status_folder,
+            poll_interval: _,
+            max_event_files,
+            ebpf_program_name: _,
+            ebpf_file,
+            cgroup_root,
+            egress_backstop,
+            pin_folder,
+            file_level: _,
+            event_level: _,
+            system_level: _,
+            trace_requests,
+            canonical_mode,
+        } = self;
+        [
+            ("logFolder", *log_folder == new.log_folder),
+            ("eventFolder", *event_folder == new.event_folder),
+            ("latchKeyFolder", *key_folder == new.key_folder),
+            ("statusFolder", *status_folder == new.status_folder),
+            ("maxEventFileCount", *max_event_files == new.max_event_files),
+            ("ebpfFileFullPath", *ebpf_file == new.ebpf_file),
+            ("cgroupRoot", *cgroup_root == new.cgroup_root),
+            ("egressBackstop", *egress_backstop == new.egress_backstop),
+            ("pinFolder", *pin_folder == new.pin_folder),
+            ("enableHttpProxyTrace", *trace_requests == new.trace_requests),
+            ("canonicalRequestMode", *canonical_mode == new.canonical_mode),
+        ]
+        .into_iter()
+        .filter_map(|(member, same)| (!same).then_some(member))
+        .collect()
     }
 
     /// Directory of the local rule files: the key directory's sibling `rules` (FS-06, FS-25).

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::policy_cell::PolicyCell;
+use crate::pulse::Pulse;
 use azure_proxy_agent_core::admission::{Admission, Admitted, Holder};
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEvent};
 use azure_proxy_agent_core::conn::Summary;
@@ -24,6 +25,8 @@ pub enum Message {
     Event(AgentEvent),
     /// Records wait for being written.
     Flush,
+    /// Read the configuration anew, and what else SIGHUP means.
+    Reload,
     /// Write everything down and end.
     Stop,
 }
@@ -67,6 +70,8 @@ pub struct Daemon {
     pub mailbox: Arc<dyn Mailbox>,
     /// Everything else.
     pub world: Arc<dyn World>,
+    /// Whether the serving thread lives.
+    pub pulse: Pulse,
     admission: Mutex<Admission>,
     connections: AtomicU64,
     busy: AtomicUsize,
@@ -86,12 +91,19 @@ impl Daemon {
             clock,
             mailbox,
             world,
+            pulse: Pulse::default(),
             admission: Mutex::new(Admission::new(&limits)),
             connections: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             last_complaint: AtomicU64::new(0),
         }
+    }
+
+    /// The same with a service manager that may want signs of life.
+    #[must_use]
+    pub fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Looks at a connection that was just accepted: whose is it, and is there a place for it (PX-07, PX-14a)? `None`: close it.

@@ -1,7 +1,7 @@
 //! Connections of the agent to the host: exempted from the redirect one by one, before they connect (S-10).
 
 use azure_proxy_agent_core::effect::ConnectError;
-use redirect_ebpf::Redirector;
+use redirect_ebpf::RedirectError;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with, sockopt};
 use std::net::{SocketAddrV4, TcpStream};
@@ -15,20 +15,22 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// and given up after so many questions without an answer.
 const KEEP_COUNT: u32 = 6;
 
-/// Begins a connection: a non-blocking socket that is connected when it becomes writable and [`outcome`] says so.
+/// Begins a connection: a non-blocking socket that is connected when it becomes writable and [`outcome`] says so. `exempt` takes it out of
+/// the redirect ([`Machine::exempt`](crate::machine::Machine::exempt)).
 ///
 /// # Errors
 /// The connection failed at once, or the socket could not be exempted: it would be redirected to ourselves.
-pub fn begin(to: SocketAddrV4, redirector: Option<&dyn Redirector>) -> Result<TcpStream, ConnectError> {
+pub fn begin(
+    to: SocketAddrV4,
+    exempt: impl FnOnce(BorrowedFd<'_>) -> Result<(), RedirectError>,
+) -> Result<TcpStream, ConnectError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket =
         socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(|_| ConnectError::Local)?;
-    if let Some(redirector) = redirector {
-        redirector.exempt(socket.as_fd()).map_err(|e| {
-            log::error!("A connection to {to} was given up, because it cannot be exempted from the redirect: {e}");
-            ConnectError::Local
-        })?;
-    }
+    exempt(socket.as_fd()).map_err(|e| {
+        log::error!("A connection to {to} was given up, because it cannot be exempted from the redirect: {e}");
+        ConnectError::Local
+    })?;
     // Heads and bodies go out in one write each; waiting for more would only delay them.
     sockopt::set_tcp_nodelay(&socket, true).map_err(|_| ConnectError::Local)?;
     keep_alive(socket.as_fd()).map_err(|_| ConnectError::Local)?;
@@ -81,7 +83,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         crate::listener::prepare(listener.as_fd()).expect("options");
         let Ok(std::net::SocketAddr::V4(to)) = listener.local_addr() else { panic!("bound to IPv4") };
-        let dialled = begin(to, None).expect("loopback");
+        let dialled = begin(to, |_| Ok(())).expect("loopback");
         // The connection is in the backlog, or will be: the listener still waits for it.
         let mut poll = [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut poll, None).expect("poll");

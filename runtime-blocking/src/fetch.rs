@@ -1,10 +1,10 @@
 //! One call of the agent to the host, start to end. Blocks for as long as the call may take.
 
+use crate::daemon::World;
 use crate::{clock, dial, wait};
 use azure_proxy_agent_core::effect::{ConnectError, Recv};
 use azure_proxy_agent_core::exchange::{Exchange, FetchError, HostRequest, HostResponse};
 use azure_proxy_agent_core::limits::Limits;
-use redirect_ebpf::Redirector;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Read, Write};
 
@@ -12,8 +12,8 @@ use std::io::{ErrorKind, Read, Write};
 ///
 /// # Errors
 /// As the exchange says, or [`FetchError::Connect`].
-pub fn fetch(request: HostRequest, limits: Limits, redirector: Option<&dyn Redirector>) -> Result<HostResponse, FetchError> {
-    let mut socket = dial::begin(request.destination().addr(), redirector).map_err(FetchError::Connect)?;
+pub fn fetch(request: HostRequest, limits: Limits, world: &dyn World) -> Result<HostResponse, FetchError> {
+    let mut socket = world.dial(request.destination().addr()).map_err(FetchError::Connect)?;
     if !wait::wait_writable(&socket, limits.connect_timeout) {
         return Err(FetchError::Connect(ConnectError::TimedOut));
     }

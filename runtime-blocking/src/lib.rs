@@ -18,9 +18,11 @@ pub mod machine;
 mod memory;
 pub mod policy_cell;
 pub mod poller;
+pub mod pulse;
 pub mod pump;
 pub mod records;
 mod redirection;
+pub mod reload;
 #[cfg(feature = "replay")]
 pub mod replay;
 pub mod serve;
@@ -29,4 +31,4 @@ pub mod start;
 pub mod status_client;
 pub mod telemetry;
 mod wait;
-mod workers;
+pub mod workers;

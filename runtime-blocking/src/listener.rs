@@ -1,12 +1,13 @@
 //! The listening socket on 127.0.0.1:3080 (PX-01 to PX-05).
 
 use crate::dial;
+use crate::host::Host;
 use azure_proxy_agent_core::identity::LISTENER;
-use redirect_ebpf::Redirector;
+use redirect_ebpf::RedirectError;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, ipproto, listen, socket_with, sockopt};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::{fmt, io};
 
 /// Connections that may wait for being accepted: a burst of clients is queued, not refused.
@@ -33,17 +34,15 @@ impl fmt::Display for ListenError {
     }
 }
 
-/// Binds and listens. If a redirector is loaded already the socket is marked first, because its port guard refuses all others.
+/// Binds and listens. `exempt` marks the socket first: the port guard that is in force refuses all others.
 ///
 /// # Errors
 /// [`ListenError`].
-pub fn open(redirector: Option<&dyn Redirector>) -> Result<TcpListener, ListenError> {
+pub fn open(exempt: impl FnOnce(BorrowedFd<'_>) -> Result<(), RedirectError>) -> Result<TcpListener, ListenError> {
     let other = |e: Errno| ListenError::Other(e.into());
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(other)?;
-    if let Some(redirector) = redirector {
-        redirector.exempt(socket.as_fd()).map_err(|e| ListenError::Other(io::Error::other(e.to_string())))?;
-    }
+    exempt(socket.as_fd()).map_err(|e| ListenError::Other(io::Error::other(e.to_string())))?;
     sockopt::set_socket_reuseaddr(&socket, true).map_err(other)?;
     prepare(socket.as_fd()).map_err(other)?;
     bind(&socket, &LISTENER).map_err(|e| match e {
@@ -53,6 +52,46 @@ pub fn open(redirector: Option<&dyn Redirector>) -> Result<TcpListener, ListenEr
     })?;
     listen(&socket, BACKLOG).map_err(other)?;
     Ok(TcpListener::from(socket))
+}
+
+/// Takes a listener that the service manager kept or made, if it is exactly ours: listening, TCP, IPv4, [`LISTENER`], in our network
+/// namespace. Connections that wait in its backlog are served.
+///
+/// # Errors
+/// Why it is not; it is closed.
+pub fn adopt(socket: OwnedFd) -> Result<TcpListener, String> {
+    let other = |e: Errno| e.to_string();
+    is_ours(socket.as_fd())?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).map_err(other)?;
+    rustix::io::ioctl_fionbio(&socket, true).map_err(other)?;
+    prepare(socket.as_fd()).map_err(other)?;
+    // Whoever made it may have thought of another length of the queue.
+    listen(&socket, BACKLOG).map_err(other)?;
+    Ok(TcpListener::from(socket))
+}
+
+fn is_ours(socket: BorrowedFd<'_>) -> Result<(), String> {
+    let other = |e: Errno| e.to_string();
+    if sockopt::socket_domain(socket).map_err(other)? != AddressFamily::INET
+        || sockopt::socket_type(socket).map_err(other)? != SocketType::STREAM
+        || sockopt::socket_protocol(socket).map_err(other)? != Some(ipproto::TCP)
+    {
+        return Err("it is not TCP over IPv4".into());
+    }
+    let address = rustix::net::getsockname(socket).map_err(other)?;
+    match SocketAddrV4::try_from(address) {
+        Ok(LISTENER) => {}
+        Ok(address) => return Err(format!("its address is {address}")),
+        Err(e) => return Err(e.to_string()),
+    }
+    if !sockopt::socket_acceptconn(socket).map_err(other)? {
+        return Err("it does not listen".into());
+    }
+    match Host::is_in_our_network(socket) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("it belongs to another network namespace".into()),
+        Err(e) => Err(format!("whether it belongs to this network namespace cannot be told: {e}")),
+    }
 }
 
 /// What all connections have in common is set here, once: accepted sockets inherit it.
@@ -77,5 +116,25 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddrV4)> {
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(e) => return Err(e.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn only_our_listener_is_adopted() {
+        let refused = |socket: OwnedFd| adopt(socket).expect_err("not ours");
+        let file = std::fs::File::open("/dev/null").expect("there").into();
+        assert!(refused(file).to_lowercase().contains("socket"));
+        let (pair, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert_eq!(refused(pair.into()), "it is not TCP over IPv4");
+        let udp = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        assert_eq!(refused(udp.into()), "it is not TCP over IPv4");
+        let elsewhere = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = elsewhere.local_addr().expect("bound");
+        assert_eq!(refused(elsewhere.into()), format!("its address is {address}"));
     }
 }

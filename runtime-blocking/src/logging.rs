@@ -22,6 +22,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Target of records that belong to the connection log (FS-61) instead of the agent log: `log::info!(target: CONNECTION, …)`.
 /// A rolled file has one writer: nobody else may open that file.
@@ -37,16 +38,37 @@ pub const AGENT_FILE: &str = "ProxyAgent.log";
 pub const CONNECTION_FILE: &str = "ProxyAgent.Connection.log";
 
 /// Sends everything that is logged from now on where `config` says. The first call counts; a file that cannot be opened is
-/// reported and tried again later, the streams work in any case.
-pub fn init(config: &Config, telemetry: &Arc<Telemetry>) {
+/// reported and tried again later, the streams work in any case. The handle changes it later.
+pub fn init(config: &Config, telemetry: &Arc<Telemetry>) -> Handle {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let style = |stream: &dyn AsStream| Style::of(stream.fd(), journal.as_deref(), plain);
     let (out, err) = (style(&std::io::stdout()), style(&std::io::stderr()));
     let logger = Logger::new(config, Arc::clone(telemetry), (Target::Stdout, out), (Target::Stderr, err));
-    let level = logger.level();
+    let handle = logger.handle.clone();
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
-        log::set_max_level(level);
+        log::set_max_level(handle.0.level());
+    }
+    handle
+}
+
+/// What can be changed about a logger that is in use.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Sinks>);
+
+impl Handle {
+    /// Takes the levels of another configuration; the files stay where they are.
+    pub fn apply(&self, config: &Config) {
+        self.0.set_levels(config);
+        log::set_max_level(self.0.level());
+    }
+
+    /// Lets go of the files, so that others may have moved them; they are opened again with the next line.
+    pub fn reopen(&self) {
+        if let Some(files) = &self.0.files {
+            files.agent.reopen();
+            files.connection.reopen();
+        }
     }
 }
 
@@ -66,15 +88,22 @@ struct Logger {
     out: env_logger::Logger,
     /// Standard error: errors.
     err: env_logger::Logger,
-    system_level: LevelFilter,
-    file_level: LevelFilter,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+struct Sinks {
+    /// Levels as numbers ([`LevelFilter`] as it counts).
+    system_level: AtomicUsize,
+    file_level: AtomicUsize,
     /// `None`: file logs are off (FS-04).
     files: Option<Files>,
     /// Lines up to this level become events (FS-14).
-    event_level: LevelFilter,
+    event_level: AtomicUsize,
     telemetry: Arc<Telemetry>,
 }
 
+#[derive(Debug)]
 struct Files {
     agent: Arc<LogFile>,
     connection: Arc<LogFile>,
@@ -89,29 +118,54 @@ impl Logger {
                 .format(move |buffer, record| style.write(buffer, record.level(), record.args()))
                 .build()
         };
-        Self {
-            out: stream(out),
-            err: stream(err),
-            system_level: config.system_level.to_level_filter(),
-            file_level: config.file_level.to_level_filter(),
+        let sinks = Sinks {
+            system_level: AtomicUsize::default(),
+            file_level: AtomicUsize::default(),
             files: config.log_folder.as_ref().map(|folder| Files {
                 agent: Arc::new(LogFile::new(folder, AGENT_FILE)),
                 connection: Arc::new(LogFile::new(folder, CONNECTION_FILE)),
             }),
-            event_level: config.event_level.map_or(LevelFilter::Off, |level| level.to_level_filter()),
+            event_level: AtomicUsize::default(),
             telemetry,
-        }
+        };
+        sinks.set_levels(config);
+        Self { out: stream(out), err: stream(err), handle: Handle(Arc::new(sinks)) }
+    }
+}
+
+impl Sinks {
+    fn set_levels(&self, config: &Config) {
+        self.system_level.store(config.system_level as usize, Ordering::Relaxed);
+        self.file_level.store(config.file_level as usize, Ordering::Relaxed);
+        self.event_level.store(config.event_level.map_or(0, |level| level as usize), Ordering::Relaxed);
+    }
+
+    fn system_takes(&self, level: Level) -> bool {
+        level as usize <= self.system_level.load(Ordering::Relaxed)
+    }
+
+    /// The files, if they take that.
+    fn files_for(&self, level: Level) -> Option<&Files> {
+        self.files.as_ref().filter(|_| level as usize <= self.file_level.load(Ordering::Relaxed))
+    }
+
+    fn events_take(&self, level: Level) -> bool {
+        level as usize <= self.event_level.load(Ordering::Relaxed)
+    }
+
+    fn takes(&self, level: Level) -> bool {
+        self.system_takes(level) || self.files_for(level).is_some() || self.events_take(level)
     }
 
     /// Above this nobody is interested.
     fn level(&self) -> LevelFilter {
-        self.system_level.max(self.event_level).max(if self.files.is_some() { self.file_level } else { LevelFilter::Off })
+        Level::iter().filter(|level| self.takes(*level)).last().map_or(LevelFilter::Off, |level| level.to_level_filter())
     }
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level() && (metadata.level() <= Level::Warn || is_ours(metadata.target()))
+        self.handle.0.takes(metadata.level()) && (metadata.level() <= Level::Warn || is_ours(metadata.target()))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -119,25 +173,24 @@ impl Log for Logger {
             return;
         }
         let stream = if record.level() == Level::Error { &self.err } else { &self.out };
-        if record.level() <= self.system_level {
+        let sinks = &self.handle.0;
+        if sinks.system_takes(record.level()) {
             stream.log(record);
         }
-        if let Some(files) = &self.files
-            && record.level() <= self.file_level
-        {
+        if let Some(files) = sinks.files_for(record.level()) {
             let file = if is_connection(record.target()) { &files.connection } else { &files.agent };
             match write(file, clock::wall(), record) {
                 Appended::Yes | Appended::StillNot => {}
                 Appended::No(failure) => {
                     // Straight to standard error: the log is what does not work.
                     self.err.log(&Record::builder().level(Level::Error).args(format_args!("{failure}")).build());
-                    self.telemetry.log_fails(file, failure);
+                    sinks.telemetry.log_fails(file, failure);
                 }
             }
         }
-        if record.level() <= self.event_level && !matches!(record.target(), SUMMARY | NOTICE) {
+        if sinks.events_take(record.level()) && !matches!(record.target(), SUMMARY | NOTICE) {
             let task = if is_connection(record.target()) { "ConnectionLogger" } else { "CommonLogger" };
-            self.telemetry.event(record.level(), task, "ProxyAgent", &record.args().to_string());
+            sinks.telemetry.event(record.level(), task, "ProxyAgent", &record.args().to_string());
         }
     }
 

@@ -4,14 +4,15 @@ use crate::clock;
 use crate::daemon::{Mailbox, Message, World};
 use crate::dial;
 use crate::host::Host;
+use crate::host::notify::Manager;
 use crate::records::{Records, Written};
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::ConnectError;
 use azure_proxy_agent_core::identity::{KernelRecord, Peer};
 use azure_proxy_agent_core::time::Now;
-use redirect_ebpf::Redirector;
+use redirect_ebpf::{Pins, RedirectError, Redirector};
 use std::net::{SocketAddrV4, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
 /// Redirector, host effects and records. One per process.
@@ -22,14 +23,32 @@ pub struct Machine {
     pub records: Records,
     /// The agent loop.
     pub mailbox: Arc<dyn Mailbox>,
+    /// The service manager.
+    pub manager: Arc<Manager>,
+    /// What an earlier agent left in the kernel, until we have loaded ours.
+    pins: Option<Pins>,
     redirector: OnceLock<Arc<dyn Redirector>>,
 }
 
 impl Machine {
-    /// Nothing is redirected yet.
+    /// Nothing is redirected by us yet; `pins` is what an earlier agent left.
     #[must_use]
-    pub fn new(host: Host, mailbox: Arc<dyn Mailbox>) -> Self {
-        Self { host, records: Records::default(), mailbox, redirector: OnceLock::new() }
+    pub fn new(host: Host, mailbox: Arc<dyn Mailbox>, manager: Arc<Manager>, pins: Option<Pins>) -> Self {
+        Self { host, records: Records::default(), mailbox, manager, pins, redirector: OnceLock::new() }
+    }
+
+    /// Takes one of our own sockets out of redirect and port guard, ours or those that an earlier agent left (S-10). Before it connects
+    /// or is bound.
+    ///
+    /// # Errors
+    /// It must not be used.
+    pub fn exempt(&self, socket: BorrowedFd<'_>) -> Result<(), RedirectError> {
+        match (self.redirector(), &self.pins) {
+            (Some(redirector), _) => redirector.exempt(socket),
+            (None, Some(pins)) => pins.exempt(socket),
+            // Nothing is redirected or guarded.
+            (None, None) => Ok(()),
+        }
     }
 
     /// The redirector, once it is loaded.
@@ -63,7 +82,7 @@ impl World for Machine {
     }
 
     fn dial(&self, to: SocketAddrV4) -> Result<TcpStream, ConnectError> {
-        dial::begin(to, self.redirector())
+        dial::begin(to, |socket| self.exempt(socket))
     }
 
     fn record(&self, now: Now, summary: &Summary<'_>) {

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::{io, thread};
 
 fn main() -> ExitCode {
-    start::main(run)
+    start::main(env!("CARGO_BIN_NAME"), run)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the other runtime shares it")]
-fn run(start: Start) -> io::Result<()> {
+fn run(mut start: Start) -> io::Result<()> {
     let (mailbox, inbox) = ChannelMailbox::new();
     let (daemon, machine) = start.daemon(Arc::new(mailbox));
-    let (shared, config) = ((Arc::clone(&daemon), Arc::clone(&machine)), start.agent_config());
-    let agent = thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared.0, shared.1, config, &inbox))?;
+    let (shared, agent) = ((Arc::clone(&daemon), Arc::clone(&machine)), start.agent());
+    let agent = thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared.0, shared.1, agent, &inbox))?;
     start.console();
-    if let Some(listener) = start.listen(&daemon, &machine) {
-        accept_loop(&daemon, listener, &start.stop, start::DRAIN)?;
+    match start.listen(&daemon, &machine) {
+        Some(listener) => accept_loop(&daemon, &machine, listener, &start.stop)?,
+        None => start::begin_end(&daemon, &machine),
     }
-    start::drain(&daemon, &machine);
+    start::end(&daemon, &machine);
     agent.join().map_err(|_| io::Error::other("the agent loop panicked"))
 }

@@ -1,7 +1,9 @@
 //! Bringing the redirect up, and trying again when it cannot be (W-107, S-05).
 
+use crate::agent_loop::CLAIM_AGAIN;
 use crate::config::Config;
 use crate::daemon::{Daemon, Message};
+use crate::host::ports;
 use crate::machine::Machine;
 use crate::memory;
 use azure_proxy_agent_core::agent::AgentEvent;
@@ -21,8 +23,16 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config) {
         cgroup_root: Some(config.cgroup_root.clone()),
         object: config.ebpf_file.clone().filter(|path| path.exists()),
         egress_backstop: config.egress_backstop,
+        pins: config.pin_folder.clone(),
         ..LoadOptions::default()
     };
+    // Another agent's key directory: its redirect is another agent's, too.
+    while !machine.host.claim() {
+        std::thread::sleep(CLAIM_AGAIN);
+        if daemon.is_draining() {
+            return;
+        }
+    }
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -33,6 +43,7 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config) {
             Ok(redirector) => {
                 machine.set_redirector(Arc::new(redirector));
                 daemon.mailbox.post(Message::Event(AgentEvent::RedirectorReady));
+                ports::reserve();
                 return;
             }
             Err(e) => {

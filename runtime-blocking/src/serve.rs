@@ -6,6 +6,8 @@ use crate::machine::Machine;
 use crate::policy_cell::PolicyView;
 use crate::poller::{Events, Notify, Poller, Readiness};
 use crate::pump::{Next, Pump, Ready, set_abort};
+use crate::reload::Reload;
+use crate::start::{self, Stop};
 use crate::workers::Workers;
 use crate::{clock, dial, listener, workers};
 use azure_proxy_agent_core::agent::AgentConfig;
@@ -17,10 +19,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::mem;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Wake;
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 /// Most threads that look callers up at a time. More would only wait for each other.
@@ -29,6 +30,7 @@ const LOOKUPS: usize = 8;
 pub const ANSWER: Duration = Duration::from_secs(15);
 const LISTENER: u64 = u64::MAX - 1;
 const STOP: u64 = u64::MAX - 2;
+const RELOAD: u64 = u64::MAX - 3;
 const READ: Wants = Wants { read: true, write: false };
 const WRITE: Wants = Wants { read: false, write: true };
 
@@ -51,7 +53,7 @@ impl Mailbox for ChannelMailbox {
     }
 }
 
-/// A thread for each job: they are rare.
+/// A thread for each job: they are rare. If it cannot be started the job is dropped.
 #[derive(Debug)]
 pub struct Threads;
 
@@ -64,7 +66,7 @@ impl Spawn for Threads {
 }
 
 /// Runs the agent loop until it is stopped.
-pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig, inbox: &Receiver<Message>) {
+pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: (AgentConfig, Reload), inbox: &Receiver<Message>) {
     let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Threads));
     while !agent.is_stopped() {
         let message = match agent.deadline() {
@@ -82,17 +84,25 @@ pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: AgentConfig
     }
 }
 
-/// Accepts and serves until `stop` is readable; then requests under way get until `grace` is over (FS-101).
+/// Accepts and serves until `stop` says so; then requests under way get [`DRAIN`](start::DRAIN) (FS-101).
 ///
 /// # Errors
 /// The poller could not be made: nothing was accepted.
-pub fn accept_loop(daemon: &Arc<Daemon>, listener: TcpListener, stop: impl AsFd, grace: Duration) -> io::Result<()> {
+pub fn accept_loop(daemon: &Arc<Daemon>, machine: &Machine, listener: TcpListener, stop: &Stop) -> io::Result<()> {
     let mut server = Server::new(Arc::clone(daemon))?;
+    daemon.pulse.wake_with(&Waker::from(Arc::clone(server.poller.notify())));
     server.poller.add(&listener, LISTENER, READ)?;
-    server.poller.add(&stop, STOP, READ)?;
-    server.run(Some(listener), grace);
-    server.poller.delete(&stop);
+    server.poller.add(stop, STOP, READ)?;
+    server.poller.add(stop.reload(), RELOAD, READ)?;
+    server.run(Some(Door { listener, machine, stop }));
     Ok(())
+}
+
+/// Where connections come in, and what closes it.
+struct Door<'a> {
+    listener: TcpListener,
+    machine: &'a Machine,
+    stop: &'a Stop,
 }
 
 /// Serves one connection on this thread, for replays.
@@ -102,7 +112,7 @@ pub fn accept_loop(daemon: &Arc<Daemon>, listener: TcpListener, stop: impl AsFd,
 pub fn serve_one(daemon: Arc<Daemon>, accepted: Accepted) -> io::Result<()> {
     let mut server = Server::new(daemon)?;
     server.add(accepted);
-    server.run(None, Duration::ZERO);
+    server.run(None);
     Ok(())
 }
 
@@ -190,25 +200,27 @@ impl Server {
     }
 
     /// Serves until there is nothing left to serve.
-    fn run(&mut self, mut listener: Option<TcpListener>, grace: Duration) {
+    fn run(&mut self, mut door: Option<Door<'_>>) {
         let mut events = Events::default();
         let mut end = None;
-        while listener.is_some() || (self.slots.len() > self.free.len() && end.is_none_or(|end| clock::mono() < end)) {
+        while door.is_some() || (self.slots.len() > self.free.len() && end.is_none_or(|end| clock::mono() < end)) {
             let timer = self.timers.first().map(|(at, _)| *at);
             self.poller.wait(&mut events, timer.into_iter().chain(end).min());
             self.poller.notify().reset();
+            self.daemon.pulse.answer();
             for (key, generation, answer) in self.answers.take() {
                 self.answered(key, generation, answer);
             }
             for (token, ready) in events.iter() {
                 match token {
-                    LISTENER => listener.iter().for_each(|listener| self.accept(listener)),
-                    STOP if listener.is_some() => {
-                        listener = None;
-                        end = Some(clock::mono() + grace);
-                        self.drain();
+                    LISTENER => door.iter().for_each(|door| self.accept(&door.listener)),
+                    RELOAD => door.iter().for_each(|door| door.stop.take_reload(&self.daemon)),
+                    STOP => {
+                        if let Some(door) = door.take() {
+                            self.close(&door);
+                            end = Some(clock::mono() + start::DRAIN);
+                        }
                     }
-                    STOP => {}
                     token => self.socket_ready(token, ready),
                 }
             }
@@ -365,15 +377,20 @@ impl Server {
 
     /// Reads `/proc` and the account database on another thread: another process can make both slow.
     fn identify(&self, key: usize, generation: u32, record: KernelRecord) {
-        let (daemon, answers) = (Arc::clone(&self.daemon), Arc::clone(&self.answers));
-        self.lookups.run(Box::new(move || {
-            answers.give(key, generation, ConnAnswer::Identified(daemon.identify(Some(&record))));
-        }));
+        let daemon = Arc::clone(&self.daemon);
+        // Nobody that we know, if there is no thread to look: refused (PX-23).
+        let mut promise = Promise {
+            answers: Arc::clone(&self.answers),
+            to: Some((key, generation)),
+            otherwise: Some(ConnAnswer::Identified(Peer::Unknown)),
+        };
+        self.lookups.run(Box::new(move || promise.keep(ConnAnswer::Identified(daemon.identify(Some(&record))))));
     }
 
     fn ask(&self, key: usize, generation: u32, query: LocalQuery) {
-        let mut promise = Promise { answers: Arc::clone(&self.answers), to: Some((key, generation)) };
-        self.daemon.mailbox.post(Message::Query(query, Box::new(move |reply| promise.keep(reply))));
+        let otherwise = Some(ConnAnswer::Reply(LocalReply::Unavailable));
+        let mut promise = Promise { answers: Arc::clone(&self.answers), to: Some((key, generation)), otherwise };
+        self.daemon.mailbox.post(Message::Query(query, Box::new(move |reply| promise.keep(ConnAnswer::Reply(reply)))));
     }
 
     fn connect(&mut self, key: usize, generation: u32, conn: &mut Conn, to: SocketAddrV4) {
@@ -457,9 +474,13 @@ impl Server {
         }
     }
 
-    /// Tells all connections to end with the request that is under way.
-    fn drain(&mut self) {
-        self.daemon.drain();
+    /// Accepts nothing more, and tells all connections to end with the request that is under way.
+    fn close(&mut self, door: &Door<'_>) {
+        // Closing is not enough: the service manager may have the same socket, and what waits in its queue is for the next agent.
+        self.poller.delete(&door.listener);
+        self.poller.delete(door.stop);
+        self.poller.delete(door.stop.reload());
+        start::begin_end(&self.daemon, door.machine);
         for key in 0..self.slots.len() {
             if let Some(conn) = self.slots.get_mut(key).and_then(|slot| slot.conn.take()) {
                 self.drive(key, conn, Ready::default());
@@ -476,22 +497,25 @@ impl Server {
     }
 }
 
-/// An answer of the agent loop that comes in any case: if the loop ends without one, "unavailable" is it.
+/// An answer of another thread that comes in any case: if that thread ends without one, or was never there, another one is given.
 struct Promise {
     answers: Arc<Answers>,
     to: Option<(usize, u32)>,
+    otherwise: Option<ConnAnswer>,
 }
 
 impl Promise {
-    fn keep(&mut self, reply: LocalReply) {
+    fn keep(&mut self, answer: ConnAnswer) {
         if let Some((key, generation)) = self.to.take() {
-            self.answers.give(key, generation, ConnAnswer::Reply(reply));
+            self.answers.give(key, generation, answer);
         }
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.keep(LocalReply::Unavailable);
+        if let Some(answer) = self.otherwise.take() {
+            self.keep(answer);
+        }
     }
 }

@@ -1,40 +1,75 @@
-//! SIGTERM and SIGINT as a file descriptor, so that every loop can wait for them beside its sockets.
+//! Signals as file descriptors, so that every loop can wait for them beside its sockets.
 
+use rustix::io::Errno;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-/// Blocks SIGTERM and SIGINT in this thread and those it starts, and returns a descriptor that is readable when one of them was
-/// sent. SIGHUP, SIGUSR1 and SIGUSR2, whose default is to kill, are blocked and mean nothing. Call it before any other thread is started.
+/// Bytes of a `signalfd_siginfo`.
+const INFO: usize = 128;
+
+/// The signals that mean something.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    /// Readable when SIGTERM or SIGINT was sent.
+    pub(crate) end: OwnedFd,
+    /// Readable when SIGHUP was sent.
+    pub(crate) reload: OwnedFd,
+}
+
+/// Blocks the signals in this thread and those it starts. SIGUSR1 and SIGUSR2, whose default is to kill, are blocked and mean nothing.
+/// Call it before any other thread is started.
 ///
 /// # Errors
-/// The descriptor could not be made.
+/// A descriptor could not be made.
+pub(crate) fn block() -> io::Result<Signals> {
+    let signals = Signals { end: descriptor(&[libc::SIGTERM, libc::SIGINT])?, reload: descriptor(&[libc::SIGHUP])? };
+    blocked(&[libc::SIGUSR1, libc::SIGUSR2])?;
+    Ok(signals)
+}
+
+/// Takes the signals that have come from a descriptor of ours; `false` if none has.
+pub(crate) fn take(signals: impl AsFd) -> bool {
+    let mut info = [0; INFO];
+    let mut any = false;
+    loop {
+        match rustix::io::read(&signals, &mut info) {
+            Ok(n) if n > 0 => any = true,
+            Err(Errno::INTR) => {}
+            _ => return any,
+        }
+    }
+}
+
+fn descriptor(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = blocked(signals)?;
+    new_signalfd(&set)
+}
+
 #[expect(unsafe_code, reason = "thin wrapper of signal system calls")]
-pub(crate) fn termination() -> io::Result<OwnedFd> {
+fn blocked(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initializes the set it is given, which is valid for writes.
     let mut set = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         set.assume_init()
     };
-    // SAFETY: `set` is initialized and valid; the signal numbers are constants; a null old-set pointer is allowed.
-    let blocked = unsafe {
-        libc::sigaddset(&raw mut set, libc::SIGTERM);
-        libc::sigaddset(&raw mut set, libc::SIGINT);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
-    };
-    let mut idle = set;
-    // SAFETY: `idle` is a copy of an initialized set; otherwise as above. It cannot fail where the call before did not.
-    unsafe {
-        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
-            libc::sigaddset(&raw mut idle, signal);
+    for signal in signals {
+        // SAFETY: `set` is initialized and valid; a number that is no signal is an error.
+        if unsafe { libc::sigaddset(&raw mut set, *signal) } != 0 {
+            return Err(io::Error::last_os_error());
         }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const idle, std::ptr::null_mut());
     }
-    if blocked != 0 {
-        return Err(io::Error::from_raw_os_error(blocked));
+    // SAFETY: `set` is initialized and valid; a null old-set pointer is allowed.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(set),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
+}
+
+#[expect(unsafe_code, reason = "thin wrapper of signal system calls")]
+fn new_signalfd(set: &libc::sigset_t) -> io::Result<OwnedFd> {
     // SAFETY: -1 asks for a new descriptor; `set` is initialized.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    let fd = unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -2,12 +2,17 @@
 
 use crate::clock::Clock;
 use crate::daemon::{Daemon, Mailbox, Message, World};
-use crate::host::Host;
+use crate::host::notify::{Manager, State};
+use crate::host::{Host, inherit};
 use crate::machine::Machine;
+use crate::pulse::Pulse;
+use crate::reload::Reload;
+use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use crate::{cli, listener, logging, memory, redirection, signals, wait};
 use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
 use azure_proxy_agent_core::limits::Limits;
+use redirect_ebpf::Pins;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, BufRead};
 use std::net::TcpListener;
@@ -19,6 +24,8 @@ use std::time::{Duration, Instant};
 /// Quick attempts to listen, and the pause between them (PX-02); then one every [`LISTEN_SLOW`].
 const LISTEN_QUICK: (u32, Duration) = (6, Duration::from_secs(1));
 const LISTEN_SLOW: Duration = Duration::from_secs(5);
+/// Between two looks whether another agent has ended.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long requests under way may take at the end (FS-101).
 pub const DRAIN: Duration = Duration::from_secs(2);
 
@@ -26,35 +33,28 @@ pub const DRAIN: Duration = Duration::from_secs(2);
 pub struct Start {
     run: cli::Run,
     telemetry: Arc<Telemetry>,
-    /// Readable when the daemon is to end.
+    /// The signals, and what else tells the daemon to end.
     pub stop: Stop,
+    /// A listener that an earlier agent or a socket unit left with the service manager.
+    inherited: Option<TcpListener>,
+    manager: Arc<Manager>,
+    log: logging::Handle,
 }
 
-/// The end of the daemon: a signal, or Enter in the console.
+/// The end of the daemon: a signal, or Enter in the console. And the order to read the configuration anew.
 pub struct Stop {
-    signals: OwnedFd,
+    signals: Signals,
     console: bool,
 }
 
-/// `main` of both daemons: everything up to the point where they differ, which is `run`.
-pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
+/// `main` of both daemons, of which `program` is the name: everything up to the point where they differ, which is `run`.
+pub fn main(program: &'static str, run: fn(Start) -> io::Result<()>) -> ExitCode {
     let started = Instant::now();
     let args = std::env::args_os().skip(1);
-    let begun = cli::begin(args, started, &mut io::stdout(), &mut io::stderr());
+    let begun = cli::begin(program, args, started, &mut io::stdout(), &mut io::stderr());
     let result = match begun {
         cli::Next::Exit(code) => return ExitCode::from(code),
-        cli::Next::Run(settings) => {
-            memory::one_heap();
-            let telemetry = Arc::<Telemetry>::default();
-            logging::init(&settings.config, &telemetry);
-            forbid_core_dumps();
-            for warning in &settings.warnings {
-                log::warn!("{warning}");
-            }
-            signals::termination()
-                .map(|signals| Start { stop: Stop { signals, console: settings.console }, telemetry, run: settings })
-                .and_then(run)
-        }
+        cli::Next::Run(settings) => Start::new(settings).and_then(run),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,38 +66,83 @@ pub fn main(run: fn(Start) -> io::Result<()>) -> ExitCode {
 }
 
 impl Start {
+    fn new(run: cli::Run) -> io::Result<Self> {
+        // The first descriptors that this process has are those that it was given.
+        let handed_over = inherit::take();
+        memory::one_heap();
+        let telemetry = Arc::<Telemetry>::default();
+        let log = logging::init(&run.config, &telemetry);
+        forbid_core_dumps();
+        for warning in &run.warnings {
+            log::warn!("{warning}");
+        }
+        let inherited = choose(handed_over);
+        let manager = Arc::new(Manager::new(&|name| std::env::var_os(name)));
+        let stop = Stop { signals: signals::block()?, console: run.console };
+        Ok(Self { run, telemetry, stop, inherited, manager, log })
+    }
+
     /// The machine, with its directories checked, and what the connections share.
     #[must_use]
     pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
         let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry));
         host.prepare();
-        let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox)));
+        // Before the first socket of our own: what an earlier agent left would redirect its connection, and refuse it the port.
+        let pins = self.run.config.pin_folder.as_deref().and_then(|folder| {
+            Pins::open(folder).unwrap_or_else(|e| {
+                log::error!("What an earlier agent left in the kernel cannot be used: {e}");
+                None
+            })
+        });
+        let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox), Arc::clone(&self.manager), pins));
         let world: Arc<dyn World> = Arc::<Machine>::clone(&machine);
-        (Arc::new(Daemon::new(limits, Clock::System, mailbox, world)), machine)
+        let daemon = Daemon::new(limits, Clock::System, mailbox, world).with_pulse(Pulse::new(Arc::clone(&self.manager)));
+        (Arc::new(daemon), machine)
     }
 
-    /// What the agent machine is told.
+    /// What the agent loop is told.
     #[must_use]
-    pub fn agent_config(&self) -> AgentConfig {
-        AgentConfig {
+    pub fn agent(&self) -> (AgentConfig, Reload) {
+        let config = AgentConfig {
             version: cli::VERSION.into(),
             poll_interval: self.run.config.poll_interval,
             event_files: self.run.config.max_event_files,
-        }
+        };
+        (config, Reload::new(self.run.config.clone(), self.log.clone()))
     }
 
     /// Listens, as soon as that is possible, then begins to load the redirect on a thread of its own. `None`: stopped before.
-    pub fn listen(&self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Option<TcpListener> {
+    ///
+    /// An agent that has the listener from the service manager waits until no other one runs: the listener does not tell (CLI-11).
+    pub fn listen(&mut self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Option<TcpListener> {
+        let listener = match self.inherited.take() {
+            Some(listener) => {
+                while !machine.host.claim() {
+                    if self.stop.wait(AGAIN, daemon) {
+                        return None;
+                    }
+                }
+                log::info!("The listener comes from the service manager: what waits in its queue is served");
+                listener
+            }
+            None => {
+                let listener = self.bind(daemon, machine)?;
+                self.manager.keep(listener.as_fd());
+                listener
+            }
+        };
+        daemon.mailbox.post(Message::Event(AgentEvent::ListenerReady));
+        self.redirect(daemon, machine);
+        Some(listener)
+    }
+
+    fn bind(&self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Option<TcpListener> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match listener::open(machine.redirector()) {
-                Ok(listener) => {
-                    daemon.mailbox.post(Message::Event(AgentEvent::ListenerReady));
-                    self.redirect(daemon, machine);
-                    return Some(listener);
-                }
+            match listener::open(|socket| machine.exempt(socket)) {
+                Ok(listener) => return Some(listener),
                 Err(e) => {
                     // The quick attempts are silent but for the first: a restart finds the port free after a moment.
                     if attempt == 1 || attempt >= LISTEN_QUICK.0 {
@@ -106,7 +151,7 @@ impl Start {
                 }
             }
             let pause = if attempt < LISTEN_QUICK.0 { LISTEN_QUICK.1 } else { LISTEN_SLOW };
-            if self.stop.wait(pause) {
+            if self.stop.wait(pause, daemon) {
                 return None;
             }
         }
@@ -136,29 +181,67 @@ impl Start {
     }
 }
 
+/// The listener among what the service manager handed over. The rest is closed, in words.
+fn choose(handed_over: Vec<(OwnedFd, String)>) -> Option<TcpListener> {
+    let mut chosen = None;
+    for (socket, name) in handed_over {
+        match listener::adopt(socket) {
+            Ok(listener) if chosen.is_none() => chosen = Some(listener),
+            Ok(_) => log::warn!("The descriptor {name:?} of the service manager was closed: it is a second listener"),
+            Err(e) => log::warn!("The descriptor {name:?} of the service manager was closed: {e}"),
+        }
+    }
+    chosen
+}
+
 impl Stop {
-    /// Waits; `true` if it is time to end.
+    /// Waits before the daemon serves; `true` if it is time to end. Goes on giving signs of life meanwhile.
     #[must_use]
-    pub fn wait(&self, timeout: Duration) -> bool {
-        let mut fds = [PollFd::new(&self.signals, PollFlags::IN)];
-        poll(&mut fds, Some(&wait::timespec(timeout))).is_ok_and(|n| n > 0)
+    fn wait(&self, timeout: Duration, daemon: &Daemon) -> bool {
+        let end = Instant::now() + timeout;
+        loop {
+            daemon.pulse.answer();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let slice = daemon.pulse.interval().map_or(left, |interval| left.min(interval / 2));
+            let mut fds = [PollFd::new(&self.signals.end, PollFlags::IN)];
+            if poll(&mut fds, Some(&wait::timespec(slice))).is_ok_and(|n| n > 0) {
+                return true;
+            }
+        }
+    }
+
+    /// Readable when SIGHUP was sent: see [`take_reload`](Self::take_reload).
+    #[must_use]
+    pub fn reload(&self) -> BorrowedFd<'_> {
+        self.signals.reload.as_fd()
+    }
+
+    /// Has the configuration read anew if that was asked for.
+    pub fn take_reload(&self, daemon: &Daemon) {
+        if signals::take(&self.signals.reload) {
+            daemon.mailbox.post(Message::Reload);
+        }
     }
 }
 
 impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
+        self.signals.end.as_fd()
     }
 }
 
-/// The orderly end (FS-101), after accepting has stopped: requests under way get two seconds. The redirect goes with its links.
-pub fn drain(daemon: &Daemon, machine: &Machine) {
-    crate::host::notify::notify(crate::host::notify::State::Stopping);
+/// The orderly end (FS-101), after accepting has stopped: requests under way get [`DRAIN`], as the caller sees to. The redirect stays
+/// as it is (S-03), and the listener stays with the service manager.
+pub fn begin_end(daemon: &Daemon, machine: &Machine) {
+    machine.manager.tell(State::Stopping);
     daemon.drain();
-    let end = Instant::now() + DRAIN;
-    while daemon.busy() > 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+}
+
+/// The last words, after [`begin_end`] and what is under way.
+pub fn end(daemon: &Daemon, machine: &Machine) {
     machine.flush();
     daemon.mailbox.post(Message::Stop);
 }

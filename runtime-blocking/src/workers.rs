@@ -9,10 +9,11 @@ pub(crate) const STACK: usize = 256 * 1024;
 /// How long an idle worker stays for the next job.
 const IDLE: Duration = Duration::from_secs(5);
 
-type Job = Box<dyn FnOnce() + Send>;
+/// What a worker does.
+pub type Job = Box<dyn FnOnce() + Send>;
 
 /// A pool that starts a thread when a job comes and nobody is idle.
-pub(crate) struct Workers(Arc<Shared>);
+pub struct Workers(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -30,12 +31,13 @@ struct Queue {
 impl Workers {
     /// At most `max` threads; jobs beyond wait.
     #[must_use]
-    pub(crate) fn new(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), max }))
     }
 
-    /// Runs the job on an idle worker, or a new one.
-    pub(crate) fn run(&self, job: Job) {
+    /// Runs the job on an idle worker, or a new one. If there is none and none can be started, the job is dropped: whoever waits for
+    /// its answer must learn of that (`Answer` in `serve`).
+    pub fn run(&self, job: Job) {
         let mut queue = self.0.lock();
         queue.jobs.push_back(job);
         if queue.idle >= queue.jobs.len() {
@@ -46,9 +48,8 @@ impl Workers {
             let shared = Arc::clone(&self.0);
             let started = std::thread::Builder::new().name("lookup".into()).stack_size(STACK).spawn(move || shared.work());
             if let Err(e) = started {
-                // The job stays in the queue for the next worker that becomes idle.
                 log::error!("A thread could not be started: {e}");
-                self.0.lock().threads -= 1;
+                self.0.give_up();
             }
         }
     }
@@ -57,6 +58,16 @@ impl Workers {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread could not be started. Jobs wait for those that there are; without any they are dropped, outside the lock: that answers
+    /// whoever waits.
+    fn give_up(&self) {
+        let mut queue = self.lock();
+        queue.threads -= 1;
+        let hopeless = if queue.threads == 0 { std::mem::take(&mut queue.jobs) } else { VecDeque::new() };
+        drop(queue);
+        drop(hopeless);
     }
 
     fn work(&self) {
@@ -97,5 +108,20 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());
         assert!(workers.0.lock().threads <= 3);
+    }
+
+    #[test]
+    fn without_any_thread_jobs_are_dropped_and_never_kept() {
+        let workers = Workers::new(3);
+        let (sender, receiver) = channel::<()>();
+        {
+            let mut queue = workers.0.lock();
+            queue.threads = 2;
+            queue.jobs.push_back(Box::new(move || sender.send(()).unwrap()));
+        }
+        workers.0.give_up();
+        assert_eq!(receiver.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty), "another thread may still take it");
+        workers.0.give_up();
+        assert_eq!(receiver.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
     }
 }

@@ -1,45 +1,45 @@
-//! The production daemon on smol: one thread runs all connections, what blocks runs on the blocking pool. Only the waiting is its own;
-//! everything else is `runtime-blocking`'s.
+//! The production daemon on smol: one thread runs all connections, the agent machine has a thread of its own, look-ups run on the
+//! blocking pool. Only the waiting is its own; everything else is `runtime-blocking`'s.
 
 #![forbid(unsafe_code)]
 
-mod agent;
 mod reactor;
 mod serve;
 mod wait;
 
 use reactor::Reactor;
 use runtime_blocking::daemon::{Accepted, Daemon};
+use runtime_blocking::serve::{ChannelMailbox, run_agent};
 use runtime_blocking::start::{self, Start};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::{io, thread};
 
 /// The daemon, from a configuration to its end.
 ///
 /// # Errors
 /// It could not begin to serve.
-pub fn run(start: Start) -> io::Result<()> {
-    let (mailbox, inbox) = agent::mailbox();
+pub fn run(mut start: Start) -> io::Result<()> {
+    let (mailbox, inbox) = ChannelMailbox::new();
     let (daemon, machine) = start.daemon(Arc::new(mailbox));
-    let config = start.agent_config();
+    let (shared, agent) = ((Arc::clone(&daemon), Arc::clone(&machine)), start.agent());
+    let agent = thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared.0, shared.1, agent, &inbox))?;
     start.console();
-    // One thread runs all connections; what blocks runs on the blocking pool.
-    let reactor = Reactor::new()?;
-    let executor = smol::LocalExecutor::new();
-    let agent = executor.spawn(agent::run(Rc::clone(&reactor), Arc::clone(&daemon), Arc::clone(&machine), config, inbox));
-    reactor.block_on(executor.run(async {
-        let start = Arc::new(start);
-        let (starting, listening, redirected) = (Arc::clone(&start), Arc::clone(&daemon), Arc::clone(&machine));
-        // Finding the port free may take a while.
-        if let Some(listener) = smol::unblock(move || starting.listen(&listening, &redirected)).await {
-            serve::accept_loop(&executor, &reactor, &daemon, listener, &start.stop).await?;
+    match start.listen(&daemon, &machine) {
+        Some(listener) => {
+            let reactor = Reactor::new()?;
+            let executor = smol::LocalExecutor::new();
+            reactor.block_on(executor.run(async {
+                serve::accept_loop(&executor, &reactor, &daemon, listener, &start.stop).await?;
+                start::begin_end(&daemon, &machine);
+                serve::drain(&reactor, &daemon).await;
+                Ok::<_, io::Error>(())
+            }))?;
         }
-        let draining = Arc::clone(&daemon);
-        smol::unblock(move || start::drain(&draining, &machine)).await;
-        agent.await;
-        Ok(())
-    }))
+        None => start::begin_end(&daemon, &machine),
+    }
+    start::end(&daemon, &machine);
+    agent.join().map_err(|_| io::Error::other("the agent loop panicked"))
 }
 
 /// Serves one connection on this thread, for replays.

@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    runtime_blocking::start::main(runtime_smol::run)
+    runtime_blocking::start::main(env!("CARGO_BIN_NAME"), runtime_smol::run)
 }

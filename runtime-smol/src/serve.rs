@@ -8,24 +8,33 @@ use azure_proxy_agent_core::identity::{KernelRecord, Peer};
 use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
 use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
 use runtime_blocking::serve::ANSWER;
-use runtime_blocking::start::Stop;
+use runtime_blocking::start::{DRAIN, Stop};
 use runtime_blocking::{clock, dial, listener};
 use smol::LocalExecutor;
 use smol::future::FutureExt;
-use smol::lock::Semaphore;
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use runtime_blocking::workers::Workers;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Most threads of the blocking pool that look callers up at a time. More would only wait for each other.
+/// Most threads that look callers up at a time. More would only wait for each other.
 const LOOKUPS: usize = 8;
 
-/// Permits for look-ups.
-pub(crate) fn lookups() -> Rc<Semaphore> {
-    Rc::new(Semaphore::new(LOOKUPS))
+/// What the accept loop has to do.
+enum Event {
+    Accept,
+    Reload,
+    End,
+}
+
+/// Threads for look-ups. Not smol's: one of those wakes up twice a second for as long as the process lives.
+pub(crate) fn lookups() -> Rc<Workers> {
+    Rc::new(Workers::new(LOOKUPS))
 }
 
 /// Accepts until it is time to stop.
@@ -37,19 +46,29 @@ pub(crate) async fn accept_loop<'a>(
     stop: &Stop,
 ) -> io::Result<()> {
     let listener = Source::new(reactor, listener);
-    let stop = Source::new(reactor, stop.as_fd());
+    let (end, reload) = (Source::new(reactor, stop.as_fd()), Source::new(reactor, stop.reload()));
     let lookups = lookups();
+    executor.spawn(live(Arc::clone(daemon))).detach();
     loop {
-        let stopped = async {
-            stop.readable().await;
-            true
+        let ended = async {
+            end.readable().await;
+            Event::End
+        };
+        let reloaded = async {
+            reload.readable().await;
+            Event::Reload
         };
         let readable = async {
             listener.readable().await;
-            false
+            Event::Accept
         };
-        if stopped.or(readable).await {
-            return Ok(());
+        match ended.or(reloaded).or(readable).await {
+            Event::End => return Ok(()),
+            Event::Reload => {
+                stop.take_reload(daemon);
+                continue;
+            }
+            Event::Accept => {}
         }
         loop {
             match listener::accept(listener.get_ref()) {
@@ -71,8 +90,26 @@ pub(crate) async fn accept_loop<'a>(
     }
 }
 
+/// Gives a sign of life whenever the agent loop asks for one.
+async fn live(daemon: Arc<Daemon>) {
+    poll_fn(|cx| {
+        daemon.pulse.wake_with(cx.waker());
+        daemon.pulse.answer();
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+/// Waits for requests under way, as long as they may take (FS-101).
+pub(crate) async fn drain(reactor: &Rc<Reactor>, daemon: &Daemon) {
+    let end = clock::mono() + DRAIN;
+    while daemon.busy() > 0 && clock::mono() < end {
+        Timer::until(reactor, clock::mono() + Duration::from_millis(5)).await;
+    }
+}
+
 /// One connection, from accept to close.
-pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Semaphore>) {
+pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: Accepted, lookups: Rc<Workers>) {
     let Accepted { stream, client: address, number, record, place } = accepted;
     let client = Source::new(&reactor, stream);
     let mut view = daemon.policy.view();
@@ -155,14 +192,14 @@ async fn in_time<T>(reactor: &Rc<Reactor>, answer: impl Future<Output = T>) -> O
         .await
 }
 
-/// Reads `/proc` and the account database on the blocking pool: another process can make both slow.
-async fn identify(daemon: &Arc<Daemon>, record: Option<KernelRecord>, lookups: &Semaphore) -> Peer {
+/// Reads `/proc` and the account database on another thread: another process can make both slow.
+async fn identify(daemon: &Arc<Daemon>, record: Option<KernelRecord>, lookups: &Workers) -> Peer {
     let Some(record) = record else { return Peer::Unknown };
-    let permit = lookups.acquire().await;
+    let (sender, receiver) = smol::channel::bounded(1);
     let daemon = Arc::clone(daemon);
-    let peer = smol::unblock(move || daemon.identify(Some(&record))).await;
-    drop(permit);
-    peer
+    lookups.run(Box::new(move || drop(sender.try_send(daemon.identify(Some(&record))))));
+    // Nobody that we know, if there is no thread to look: refused (PX-23).
+    receiver.recv().await.unwrap_or(Peer::Unknown)
 }
 
 async fn connect(reactor: &Rc<Reactor>, daemon: &Daemon, to: SocketAddrV4) -> Result<Source<TcpStream>, ConnectError> {

@@ -10,6 +10,7 @@ use crate::policy::Policy;
 use crate::sign::KeyGuid;
 use crate::time::Mono;
 use bytes::Bytes;
+use core::time::Duration;
 use std::sync::Arc;
 
 /// Names a question of a connection ([`LocalQuery`](crate::effect::LocalQuery)), so that its reply finds it. The shell makes them.
@@ -185,6 +186,11 @@ pub enum AgentEvent {
     RedirectorFailed(String),
     /// A log file can no longer be written, and why, or (`None`) all of them are written again.
     Logs(Option<String>),
+    /// The configuration was read anew: ask the host at once, and from now on this often (FS-08).
+    Reload {
+        /// As in [`AgentConfig`](super::AgentConfig).
+        poll_interval: Duration,
+    },
     /// The process is going to end: no new iteration begins. Queries are still answered; the redirect stays (S-03).
     Drain,
 }

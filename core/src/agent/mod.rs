@@ -188,6 +188,10 @@ impl Agent {
                 self.redirector.loaded = false;
                 self.provision.clear(Flag::Redirector);
             }
+            AgentEvent::Reload { poll_interval } => {
+                self.config.poll_interval = poll_interval;
+                self.keeper.handle_interval(now, poll_interval.max(Duration::from_secs(1)));
+            }
             AgentEvent::Logs(problem) => self.logs_changed(problem),
             AgentEvent::Drain => {
                 self.keeper.handle_drain();

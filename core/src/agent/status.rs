@@ -5,7 +5,7 @@ use super::effect::{AgentEffect, QueryId, StateFile};
 use super::summary::Entry;
 use super::{Agent, Summaries};
 use crate::effect::{LocalReply, RecordKind};
-use crate::identity::Destination;
+use crate::identity::{Destination, TargetMode};
 use crate::json;
 use crate::time::{Now, Wall};
 use core::fmt;
@@ -152,6 +152,28 @@ impl Agent {
             message if remarks.is_empty() => Module::new(ModuleState::Running, message),
             message => Module::new(ModuleState::Running, &format!("{message} ({})", remarks.join("; "))),
         }
+    }
+
+    /// One line for people: what the host wants, what is redirected, and what does not work.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        let state = self.keeper.state();
+        let mut text = match &self.redirector.wanted {
+            Some(modes) if self.redirector.module.status == ModuleState::Running => {
+                let names = Destination::ALL.into_iter().filter(|d| *modes.get(*d) != TargetMode::Off).map(Destination::name);
+                let names: Vec<&str> = names.collect();
+                let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+                format!("Secure channel: {state}. Redirected: {names}.")
+            }
+            _ => format!("Secure channel: {state}. Not redirecting."),
+        };
+        if !self.keeper.is_well() {
+            text.push_str(&format!(" {}", self.keeper.message()));
+        }
+        for module in [&self.redirector.module, &self.listener].into_iter().filter(|m| m.status == ModuleState::Stopped) {
+            text.push_str(&format!(" {}", module.message));
+        }
+        text
     }
 
     /// The agent's part of the document of files.md section 6.

@@ -218,6 +218,11 @@ impl KeyKeeper {
         self.problem.as_deref().unwrap_or(&self.milestone)
     }
 
+    /// Whether the last iteration did what it should.
+    pub(crate) const fn is_well(&self) -> bool {
+        self.problem.is_none()
+    }
+
     /// The first iteration begins at once (W-74).
     pub(crate) fn handle_start(&mut self, now: Now) {
         if matches!(self.phase, Phase::Idle) && !self.drained {
@@ -231,6 +236,14 @@ impl KeyKeeper {
     pub(crate) fn handle_notify(&mut self, now: Now) {
         self.notified = true;
         self.take_notification(now);
+    }
+
+    /// From now on polls come this often; the next one at once, unless one is under way.
+    pub(crate) fn handle_interval(&mut self, now: Now, interval: Duration) {
+        self.interval = interval;
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            self.begin(now);
+        }
     }
 
     /// The wait may be over, or the answer that we wait for has gone astray: then the iteration has failed, and the answer is ignored

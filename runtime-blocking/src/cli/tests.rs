@@ -38,6 +38,8 @@ fn cli01_to_cli06_and_ours_mean_this() {
         ("--config=f --foreground", Invocation::Daemon(Settings { config: file(), foreground: true })),
         ("console --config f", Invocation::Console(Settings { config: file(), foreground: false })),
         ("--check-config", Invocation::CheckConfig { config: None }),
+        ("detach", Invocation::Detach { config: None }),
+        ("detach --config f", Invocation::Detach { config: file() }),
         ("--check-config --config f", Invocation::CheckConfig { config: file() }),
     ] {
         assert_eq!(parse(line).as_ref(), Ok(&expected), "{line}");
@@ -84,10 +86,12 @@ fn cli07_usage_errors_say_what_and_what_instead() {
         ("--status=1", "--status takes no value"),
         ("--config", "--config needs a file"),
         ("--config=", "--config needs a file"),
+        ("detach console", "console and detach do not go together"),
+        ("detatch", "unknown command \"detatch\"; did you mean detach?"),
     ] {
-        let error = parse(line).expect_err(line).to_string();
+        let error = begin(&line.split_whitespace().collect::<Vec<_>>()).2;
         assert!(error.starts_with("azure-proxy-agent: ") && error.contains(message), "{line}: {error}");
-        assert!(error.ends_with("\nTry: azure-proxy-agent --help"), "{error}");
+        assert!(error.ends_with("\nTry: azure-proxy-agent --help\n"), "{error}");
     }
 }
 
@@ -102,7 +106,7 @@ fn arguments_that_are_not_text_are_usage_errors_but_file_names_may_be() {
 /// Exit status, standard output, standard error.
 fn begin(args: &[&str]) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let next = super::begin(args.iter().map(OsString::from), Instant::now(), &mut out, &mut err);
+    let next = super::begin("azure-proxy-agent", args.iter().map(OsString::from), Instant::now(), &mut out, &mut err);
     let Next::Exit(status) = next else { panic!("{args:?} must end at once: {next:?}") };
     (status, String::from_utf8(out).expect("UTF-8"), String::from_utf8(err).expect("UTF-8"))
 }
@@ -123,6 +127,7 @@ fn cli04_help_lists_what_there_is() {
         assert!(out.contains(word), "{word}");
     }
     assert!(out.lines().all(|l| l.len() <= 90));
+    assert!(help("other").contains("Usage: other [") && !help("other").contains("azure-proxy-agent "), "its own name");
 }
 
 #[test]

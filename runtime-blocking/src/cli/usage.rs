@@ -9,22 +9,23 @@ use std::fmt;
 pub(super) const FLAGS: [&str; 5] = ["status", "version", "help", "foreground", "check-config"];
 
 /// Everything that can stand on the command line, for suggestions.
-const WORDS: [&str; 9] =
-    ["--status", "--version", "--help", "--foreground", "--check-config", "--wait", "--config", "console", "help"];
+const WORDS: [&str; 10] =
+    ["--status", "--version", "--help", "--foreground", "--check-config", "--wait", "--config", "console", "detach", "help"];
 
-/// The usage text (CLI-04).
+/// The usage text of `program` (CLI-04).
 #[must_use]
-pub fn help() -> String {
+pub fn help(program: &str) -> String {
     format!(
         "\
-azure-proxy-agent {VERSION}: guards the metadata endpoints of an Azure virtual machine
+{program} {VERSION}: guards the metadata endpoints of an Azure virtual machine
 
-Usage: azure-proxy-agent [COMMAND] [OPTIONS]
+Usage: {program} [COMMAND] [OPTIONS]
 
 Without arguments it runs as the service: in the foreground, until it is told to end.
 
 Commands:
   console                Run in the foreground until Enter is pressed
+  detach                 Remove what agents left in the kernel, the redirect first
   help                   Print this text
 
 Options:
@@ -42,9 +43,9 @@ Exit status of --status:
   2  finished with errors (they are on standard output), or wrong arguments
 
 Examples:
-  azure-proxy-agent --status --wait 120 && echo ready
-  azure-proxy-agent --check-config --config ./proxy-agent.json
-  azure-proxy-agent --foreground --config ./proxy-agent.json
+  {program} --status --wait 120 && echo ready
+  {program} --check-config --config ./proxy-agent.json
+  {program} --foreground --config ./proxy-agent.json
 "
     )
 }
@@ -69,6 +70,8 @@ pub enum UsageError {
     WaitWithoutStatus,
     /// Two values for one option.
     Twice(&'static str),
+    /// Two commands.
+    TwoCommands(&'static str, &'static str),
 }
 
 impl UsageError {
@@ -87,22 +90,19 @@ impl UsageError {
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("azure-proxy-agent: ")?;
         match self {
             Self::Unknown { word, meant } => {
                 let kind = if word.starts_with('-') { "option" } else { "command" };
                 write!(f, "unknown {kind} {word:?}")?;
-                if let Some(meant) = meant {
-                    write!(f, "; did you mean {meant}?")?;
-                }
+                meant.map_or(Ok(()), |meant| write!(f, "; did you mean {meant}?"))
             }
-            Self::MissingValue(option, what) => write!(f, "{option} needs {what}")?,
-            Self::NotANumber(value) => write!(f, "--wait needs a whole number of seconds, not {value:?}")?,
-            Self::TakesNoValue(option) => write!(f, "{option} takes no value")?,
-            Self::WaitWithoutStatus => f.write_str("--wait goes with --status only")?,
-            Self::Twice(option) => write!(f, "{option} is given twice")?,
+            Self::MissingValue(option, what) => write!(f, "{option} needs {what}"),
+            Self::NotANumber(value) => write!(f, "--wait needs a whole number of seconds, not {value:?}"),
+            Self::TakesNoValue(option) => write!(f, "{option} takes no value"),
+            Self::WaitWithoutStatus => f.write_str("--wait goes with --status only"),
+            Self::Twice(option) => write!(f, "{option} is given twice"),
+            Self::TwoCommands(one, other) => write!(f, "{one} and {other} do not go together"),
         }
-        f.write_str("\nTry: azure-proxy-agent --help")
     }
 }
 

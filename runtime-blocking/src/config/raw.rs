@@ -28,10 +28,11 @@ pub(super) struct Raw {
     pub(super) canonical_request_mode: Option<String>,
     pub(super) status_folder: Option<String>,
     pub(super) egress_backstop: Option<bool>,
+    pub(super) pin_folder: Option<String>,
 }
 
 /// Every member that means something, with an example for hints (the shipped value where there is one).
-const MEMBERS: [(&str, &str); 16] = [
+const MEMBERS: [(&str, &str); 17] = [
     ("logFolder", r#""/var/log/azure-proxy-agent""#),
     ("eventFolder", r#""/var/log/azure-proxy-agent/events""#),
     ("latchKeyFolder", r#""/var/lib/azure-proxy-agent/keys""#),
@@ -48,6 +49,7 @@ const MEMBERS: [(&str, &str); 16] = [
     ("canonicalRequestMode", r#""off""#),
     ("statusFolder", r#""/var/log/azure-proxy-agent""#),
     ("egressBackstop", "false"),
+    ("pinFolder", r#""/sys/fs/bpf/azure-proxy-agent""#),
 ];
 
 /// Members of deployed files that never meant anything to us: ignored without a word (FS-02).

@@ -43,6 +43,7 @@ fn fs04_to_fs17_the_shipped_file_means_this_and_warns_of_nothing() {
         ebpf_program_name: "ebpf_cgroup.o".into(),
         ebpf_file: None,
         cgroup_root: "/sys/fs/cgroup".into(),
+        pin_folder: Some(PIN_FOLDER.into()),
         egress_backstop: false,
         file_level: Level::Trace,
         event_level: Some(Level::Info),
@@ -254,4 +255,17 @@ fn a_file_is_loaded_with_its_path() {
     let path = scratch.path().join("a.json");
     std::fs::write(&path, SHIPPED).expect("write");
     assert_eq!(Config::load(Some(&path)).expect("loads").0.path, path);
+}
+
+#[test]
+fn members_that_need_a_restart_are_named() {
+    let parse = |text: &str| Config::parse(Path::new("f"), text.as_bytes(), &|_| None).expect("good").0;
+    let shipped = include_str!("../../../testdata/config/shipped.json");
+    let before = parse(shipped);
+    assert_eq!(before.fixed_members(&before), [""; 0]);
+    let changed = |from: &str, to: &str| before.fixed_members(&parse(&shipped.replacen(from, to, 1)));
+    assert_eq!(changed("\"fileLogLevel\": \"Trace\"", "\"fileLogLevel\": \"Error\""), [""; 0]);
+    assert_eq!(changed("\"pollKeyStatusIntervalInSeconds\": 15", "\"pollKeyStatusIntervalInSeconds\": 16"), [""; 0]);
+    assert_eq!(changed("{", "{ \"pinFolder\": \"\", \"egressBackstop\": true,"), ["egressBackstop", "pinFolder"]);
+    assert_eq!(changed("/log/azure-proxy-agent\"", "/log/elsewhere\""), ["logFolder"]);
 }

@@ -208,6 +208,12 @@ impl LogFile {
         Self { folder: folder.to_owned(), name, state: Mutex::default() }
     }
 
+    /// Lets go of the file: the next line opens it anew.
+    pub fn reopen(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.file, state.retry_at) = (None, Mono::default());
+    }
+
     /// Its name.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -7,9 +7,11 @@ pub mod accounts;
 pub mod console;
 mod events;
 pub mod files;
+pub mod inherit;
 pub mod keystore;
 pub mod logfile;
 pub mod notify;
+pub mod ports;
 pub mod quota;
 #[cfg(test)]
 pub(crate) mod scratch;
@@ -32,6 +34,8 @@ use keystore::KeyStore;
 use logfile::{AUDIT_FILE, Appended, LogFile};
 use quota::ServiceManager;
 use redirect_ebpf::{Redirector, verify};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -259,6 +263,23 @@ impl Host {
         }
         if console {
             self.console.write(clock::wall(), text);
+        }
+    }
+
+    /// Whether a socket belongs to the network namespace of this thread. Needs CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// That cannot be told.
+    pub fn is_in_our_network(socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let theirs = rustix::fs::fstat(sys::namespace_of(socket)?)?;
+        let ours = rustix::fs::stat("/proc/thread-self/ns/net")?;
+        Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+    }
+
+    /// Lets go of the log files, so that others may have moved them; they are opened again with the next line.
+    pub fn reopen_logs(&self) {
+        if let Some(audit) = &self.audit {
+            audit.reopen();
         }
     }
 

@@ -1,8 +1,13 @@
-//! Thin wrappers of the C library's account functions: the only `unsafe` of this crate. They allocate what they return and keep
-//! no pointer.
+//! Thin wrappers of calls that no safe library has: the account functions of the C library (they allocate what they return and keep no
+//! pointer), descriptors that were inherited, and the network namespace of a socket.
 
+use rustix::net::sockopt;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// `SIOCGSKNS` of linux/sockios.h: the network namespace of a socket, as a descriptor.
+const GET_NAMESPACE: libc::Ioctl = 0x894c;
 
 /// What the account database holds of one user id.
 #[derive(Debug)]
@@ -88,4 +93,44 @@ fn with_text_buffer<T>(mut get: impl FnMut(&mut [u8]) -> io::Result<T>) -> io::R
             result => return result,
         }
     }
+}
+
+/// Takes a descriptor that whoever started this process left open for it; `None` if it is not open.
+///
+/// Only for numbers that the service manager names, once each, before this process has opened anything itself.
+pub(super) fn inherited(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD takes no pointer; a number that is no open descriptor is an error.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and nobody here owns it: it was open when this process began, and is named once (see above).
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Removes variables from the environment. Only while there is one thread.
+pub(super) fn forget_variables(names: &[&str]) {
+    debug_assert_eq!(
+        std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count),
+        1,
+        "other threads may read the environment"
+    );
+    for name in names {
+        // SAFETY: no other thread reads or writes the environment: there is none yet.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
+/// The network namespace that a socket belongs to (ioctl(2)). Needs CAP_NET_ADMIN.
+pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: this request takes no argument and returns a new descriptor or an error. On something that is no socket it could mean
+    // something else, so that is asked first.
+    let fd = unsafe {
+        sockopt::socket_type(socket)?;
+        libc::ioctl(socket.as_raw_fd(), GET_NAMESPACE)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `fd` is a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

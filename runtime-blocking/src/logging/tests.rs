@@ -192,7 +192,7 @@ fn sec_e2_a_refused_log_folder_is_reported_once_and_the_streams_go_on() {
 
 #[test]
 fn nothing_is_formatted_that_nobody_reads() {
-    let level = |folder, file, system| logger(&config(folder, file, system), Style::Plain).0.level();
+    let level = |folder, file, system| logger(&config(folder, file, system), Style::Plain).0.handle.0.level();
     assert_eq!(level("", "Trace", "Warn"), LevelFilter::Warn, "file logs are off");
     assert_eq!(level("/nowhere", "Debug", "Warn"), LevelFilter::Debug);
     assert_eq!(level("/nowhere", "Error", "Info"), LevelFilter::Info);
@@ -223,7 +223,7 @@ const EVENTS: &str = r#"{"logFolder": "", "eventFolder": "/e", "latchKeyFolder":
 #[test]
 fn fs14_t06_lines_up_to_the_level_become_events() {
     let (logger, telemetry) = with_events(&format!("{EVENTS}, \"fileLogLevelForEvents\": \"Info\"}}"));
-    assert_eq!(logger.level(), LevelFilter::Info);
+    assert_eq!(logger.handle.0.level(), LevelFilter::Info);
     say(&logger, Level::Info, "runtime_blocking", "one");
     say(&logger, Level::Debug, "runtime_blocking", "too detailed");
     say(&logger, Level::Warn, CONNECTION, "two");
@@ -255,4 +255,22 @@ fn sec_e3_a_log_file_that_fails_and_works_again_is_told() {
     let Some(Some(trouble)) = telemetry.take_troubles() else { panic!("told") };
     assert!(trouble.starts_with("The log file ProxyAgent.log is not written: "), "{trouble}");
     assert_eq!(telemetry.take_troubles(), None);
+}
+
+#[test]
+fn levels_and_files_can_change_while_it_runs() {
+    let scratch = Scratch::new("reload");
+    let folder = scratch.path().to_str().expect("UTF-8");
+    let (logger, out, _) = logger(&config(folder, "Error", "Error"), Style::Plain);
+    say(&logger, Level::Info, "runtime_blocking", "one");
+    logger.handle.0.set_levels(&config(folder, "Info", "Info"));
+    say(&logger, Level::Info, "runtime_blocking", "two");
+    let (file, moved) = (scratch.path().join(AGENT_FILE), scratch.path().join("moved"));
+    std::fs::rename(&file, &moved).expect("renamed");
+    say(&logger, Level::Info, "runtime_blocking", "three");
+    logger.handle.reopen();
+    say(&logger, Level::Info, "runtime_blocking", "four");
+    assert_eq!(out.text(), "two\nthree\nfour\n");
+    let lines = |path| std::fs::read_to_string(path).expect("there").lines().map(|l| l[34..].to_owned()).collect::<Vec<_>>();
+    assert_eq!((lines(&moved), lines(&file)), (vec!["two".to_owned(), "three".into()], vec!["four".into()]));
 }

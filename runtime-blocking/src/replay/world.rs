@@ -34,7 +34,7 @@ impl ReplayWorld {
     /// A connection to the scripted host.
     fn connect(&self, index: usize) -> Result<TcpStream, ConnectError> {
         let Ok(SocketAddr::V4(address)) = self.host.local_addr() else { return Err(ConnectError::Local) };
-        let socket = dial::begin(address, None)?;
+        let socket = dial::begin(address, |_| Ok(()))?;
         // On loopback the handshake needs nobody's help.
         let (host, _) = self.host.accept().map_err(|_| ConnectError::Local)?;
         host.set_nodelay(true).and_then(|()| host.set_write_timeout(Some(PATIENCE))).map_err(|_| ConnectError::Local)?;
@@ -103,7 +103,7 @@ fn refused() -> Result<TcpStream, ConnectError> {
     let holder = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP)).map_err(|_| ConnectError::Local)?;
     bind(&holder, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).map_err(|_| ConnectError::Local)?;
     let address = getsockname(&holder).ok().and_then(|a| SocketAddrV4::try_from(a).ok()).ok_or(ConnectError::Local)?;
-    dial::begin(address, None)
+    dial::begin(address, |_| Ok(()))
 }
 
 /// Any record: who it is says [`ReplayWorld::identify`].

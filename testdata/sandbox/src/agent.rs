@@ -220,6 +220,7 @@ fn configuration(sandbox: &Sandbox, changes: &[(String, Value)]) -> Value {
         "latchKeyFolder": sandbox.key_folder(), "statusFolder": sandbox.status_folder(),
         "monitorIntervalInSeconds": 60, "pollKeyStatusIntervalInSeconds": 1, "maxEventFileCount": 30,
         "ebpfProgramName": "ebpf_cgroup.o", "cgroupRoot": sandbox.cgroup(), "fileLogLevel": "Info",
+        "pinFolder": sandbox.pin_folder(),
     });
     for (member, value) in changes {
         match (value, config.as_object_mut()) {

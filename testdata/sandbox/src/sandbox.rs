@@ -123,6 +123,11 @@ impl Sandbox {
         self.directory.join("status")
     }
 
+    /// Where the agent's kernel half is pinned: in the sandbox's own bpffs, so visible inside only.
+    pub fn pin_folder(&self) -> PathBuf {
+        self.directory.join("bpf").join("azure-proxy-agent")
+    }
+
     /// The text of a file in the log folder.
     ///
     /// # Errors

@@ -55,6 +55,16 @@ fn goes_directly(world: &World, caller: &Caller) {
     world.host.host().records.clear();
 }
 
+/// S-03: the redirect of endpoints in enforce mode outlives the agent, so connections are refused, and nothing reaches the host.
+fn nobody_gets_through(world: &World, caller: &Caller) {
+    world.host.host().records.clear();
+    for to in [IMDS, WIRESERVER] {
+        let error = caller.try_connect(to).expect_err("redirected to where nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+    assert!(world.seen().is_empty());
+}
+
 fn goes_through_the_agent(caller: &Caller) -> bool {
     matches!(caller.try_connect(IMDS).and_then(|mut wire| {
         wire.try_send(get("/test/echo"))?;
@@ -130,7 +140,7 @@ fn stop(agent: &mut Agent) -> Duration {
     since.elapsed()
 }
 
-/// FS-101: what is under way is finished, what is idle is closed, the redirect is gone afterwards.
+/// FS-101, S-03: what is under way is finished, what is idle is closed, the redirect stays: an orderly stop counts as a crash.
 fn sigterm_ends_it_in_order(runtime: Runtime) {
     let mut world = World::start(runtime);
     let caller = Caller::nobody(&world.sandbox);
@@ -148,13 +158,13 @@ fn sigterm_ends_it_in_order(runtime: Runtime) {
     busy.end();
     idle.end();
     fresh.end();
-    goes_directly(&world, &caller);
+    nobody_gets_through(&world, &caller);
     // And again, in the same place.
     world.agent = world.sandbox.start_agent(&AgentOptions::new(runtime.binary())).unwrap();
     assert!(goes_through_the_agent(&caller));
     kill_process(Pid::from_raw(world.agent.id().cast_signed()).unwrap(), Signal::INT).unwrap();
     until(PATIENCE, || (!world.agent.is_running().unwrap()).then_some(())).expect("SIGINT ends it too");
-    goes_directly(&world, &caller);
+    nobody_gets_through(&world, &caller);
 }
 
 fn a_request_that_does_not_end_is_not_waited_for(runtime: Runtime) {
@@ -187,7 +197,7 @@ fn console_ends_at_enter(runtime: Runtime) {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output).lines().next(), Some("Press Enter to end it."));
-    goes_directly(&world, &caller);
+    nobody_gets_through(&world, &caller);
 }
 
 /// An agent that may not load anything says what it lacks and what to do, serves its status, redirects nothing.
