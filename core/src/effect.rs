@@ -200,6 +200,8 @@ pub enum Timer {
     Head,
     /// When to give up on a peer that neither sends nor takes a byte in the middle of a message.
     Stall,
+    /// When to look again whether the agent knows what the host wants.
+    Settle,
     /// When to give up on a connection attempt.
     Connect,
     /// When to stop waiting for the caller's close.

@@ -29,6 +29,10 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// How long the body of a request that is collected may take in all: a byte now and then is no progress.
     pub body_timeout: Duration,
+    /// How long a request waits for an agent that has just started to know what the host wants (S-03).
+    pub settle_timeout: Duration,
+    /// How soon such a request looks again.
+    pub settle_interval: Duration,
     /// How long a connection to a host may take to be established.
     pub connect_timeout: Duration,
     /// How long one of the agent's own calls may take from its first byte to its last (W-07); connecting has its own bound.
@@ -58,6 +62,8 @@ impl Limits {
         head_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(60),
         body_timeout: Duration::from_secs(120),
+        settle_timeout: Duration::from_secs(5),
+        settle_interval: Duration::from_millis(5),
         connect_timeout: Duration::from_secs(5),
         exchange_timeout: Duration::from_secs(30),
         exchange_body: 1024 * 1024,

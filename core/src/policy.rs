@@ -22,6 +22,9 @@ pub struct Policy {
     pub rules: PerDestination<Option<Arc<Rules>>>,
     /// Guid and key as one value; `None` while no key is latched: requests are then forwarded unsigned (W-68).
     pub signer: Option<Arc<Signer>>,
+    /// Whether the agent knows what the host wants: a status was read and followed, to the key that it asks for. Nothing is redirected
+    /// by this agent before that (W-111), but an earlier one's redirect may be in force (S-03): what comes by it waits.
+    pub settled: bool,
     /// The host's clock (W-72).
     pub host_clock: HostClock,
 }

@@ -288,6 +288,10 @@ impl Agent {
                 Step::IterationEnded => {
                     self.redirector.wanted = self.keeper.status().map(|status| status.targets);
                     self.redirector.due = true;
+                    if self.redirector.wanted.is_some() && !self.policy.settled {
+                        self.policy.settled = true;
+                        self.publish();
+                    }
                 }
                 Step::Problem(text) => self.tell(KEY_KEEPER, Level::Warn, false, &text),
                 Step::Milestone(text) => {

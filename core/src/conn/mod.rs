@@ -85,6 +85,8 @@ enum State {
     Identify,
     /// Waiting for a request head, or idle.
     Head,
+    /// The agent does not know yet what the host wants; when to look again. The head is still in the buffer.
+    Hold(Request, Mono),
     /// The request may be answered; its body is being read.
     Collect(Request),
     /// The agent machine composes the answer.
@@ -270,6 +272,7 @@ impl ProxyConn {
             // PX-14: without a response.
             Timer::Head => self.close(How::Close),
             Timer::Linger => self.state = State::Closed,
+            Timer::Settle => self.look_again(cx),
             Timer::Connect => self.connected(cx, Err(ConnectError::TimedOut)),
             Timer::Stall => self.stalled(cx),
         }
@@ -283,9 +286,11 @@ impl ProxyConn {
             State::Identify => self.close(How::Close),
             State::Head if self.client.raw().is_empty() => self.close(How::Close),
             State::Head | State::Reply(_) | State::Linger(_) | State::Closed => {}
-            State::Collect(request) | State::Ask(request) | State::Connect(request) | State::Exchange(request, _) => {
-                request.keep = false;
-            }
+            State::Hold(request, _)
+            | State::Collect(request)
+            | State::Ask(request)
+            | State::Connect(request)
+            | State::Exchange(request, _) => request.keep = false,
         }
     }
 
@@ -348,6 +353,7 @@ impl ProxyConn {
                 let at = self.head_since? + self.limits.head_timeout;
                 Some(Deadline { at, timer: Timer::Head })
             }
+            State::Hold(_, again) => Some(Deadline { at: *again, timer: Timer::Settle }),
             State::Collect(_) => {
                 let stalled = self.client_progress + self.limits.stall_timeout;
                 let at = stalled.min(self.record.started + self.limits.body_timeout);
@@ -418,6 +424,12 @@ impl ProxyConn {
         match &mut self.state {
             State::Identify | State::Ask(_) | State::Connect(_) => Step::Wait,
             State::Head => self.read_head(cx),
+            State::Hold(request, _) if cx.policy.settled => {
+                let request = *request;
+                self.decide(cx, request);
+                Step::Again
+            }
+            State::Hold(..) => Step::Wait,
             State::Collect(_) => self.read_body(cx),
             State::Exchange(..) => self.relay(cx),
             State::Reply(after) => {
@@ -537,7 +549,7 @@ impl ProxyConn {
     /// The client is not there any more.
     fn client_gone(&mut self, now: Mono, why: &'static str) {
         let answered = matches!(&self.state, State::Exchange(_, exchange) if exchange.answered());
-        if matches!(self.state, State::Collect(_) | State::Ask(_) | State::Connect(_) | State::Exchange(..)) {
+        if matches!(self.state, State::Hold(..) | State::Collect(_) | State::Ask(_) | State::Connect(_) | State::Exchange(..)) {
             if !answered {
                 self.record.status = Status::CLIENT_CLOSED;
             }

@@ -177,12 +177,35 @@ impl ProxyConn {
                 Some(if provision { LocalQuery::Provision { tick, notify: head.notify } } else { LocalQuery::Status });
             return self.collect(request);
         }
+        if cx.policy.settled || !matches!(self.peer, Peer::Redirected { .. }) {
+            self.decide(cx, request);
+        } else {
+            self.state = State::Hold(request, cx.now.mono + self.limits.settle_interval);
+        }
+    }
+
+    /// Forwards or refuses a request for the host.
+    pub(super) fn decide(&mut self, cx: Cx<'_>, request: Request) {
+        self.record.epoch = cx.policy.epoch;
         match self.authorize(cx, request) {
             Ok(request) => self.take(cx, request),
             Err((status, details)) => {
-                self.deny(cx, version, answers_head, &Reply::empty(status, true), details);
+                let reply = Reply::empty(status, true);
+                self.deny(cx, request.head.version, request.answers_head, &reply, details);
             }
         }
+    }
+
+    /// A request that is held: refused when it has waited long enough for an agent that learns nothing from the host.
+    pub(super) fn look_again(&mut self, cx: Cx<'_>) {
+        let State::Hold(request, again) = &mut self.state else { return };
+        if cx.now.mono < self.record.started + self.limits.settle_timeout {
+            *again = cx.now.mono + self.limits.settle_interval;
+            return;
+        }
+        let (version, answers_head) = (request.head.version, request.answers_head);
+        let reply = Reply::empty(Status::UNAVAILABLE, true);
+        self.deny(cx, version, answers_head, &reply, Details::Text("nothing known from the host yet"));
     }
 
     /// PX-23 to PX-28: attributed, canonicalized, authorized; in this order, and nothing else opens the way to the host.

@@ -41,7 +41,7 @@ impl Fixture {
     /// The policy in force at the beginning: the first one, or one without rules and key.
     #[must_use]
     pub fn first_policy(&self) -> Arc<Policy> {
-        self.policies.first().map(|p| Arc::clone(&p.policy)).unwrap_or_default()
+        self.policies.first().map_or_else(|| Arc::new(Policy { settled: true, ..Policy::default() }), |p| Arc::clone(&p.policy))
     }
 
     /// The peer that an `identified` line speaks of.

@@ -39,6 +39,7 @@ impl Eq for PolicySpec {}
 struct PolicyJson {
     epoch: Option<u64>,
     signer: Option<SignerJson>,
+    settled: Option<bool>,
     host_clock: Option<String>,
     #[serde(default)]
     rules: RulesJson,
@@ -92,7 +93,8 @@ impl PolicySpec {
             wireserver: compile(read.rules.wireserver),
             hostga: compile(read.rules.hostga),
         };
-        let policy = Policy { epoch: Epoch(read.epoch.unwrap_or(number)), rules, signer, host_clock };
+        let (epoch, settled) = (Epoch(read.epoch.unwrap_or(number)), read.settled.unwrap_or(true));
+        let policy = Policy { epoch, rules, signer, settled, host_clock };
         Ok(Self { name: name.into(), text: json.into(), policy: Arc::new(policy) })
     }
 }

@@ -93,6 +93,8 @@ fn policies() -> Vec<Arc<Policy>> {
         format!(r#"{{"signer":{other},"rules":{}}}"#, rules("enforce")),
         format!(r#"{{"signer":"k1","rules":{}}}"#, rules("audit")),
         format!(r#"{{"rules":{}}}"#, rules("enforce")),
+        // S-03: of an agent that has just started. No request may be decided by it.
+        r#"{"settled":false}"#.to_owned(),
     ]
     .iter()
     .zip(1..)
@@ -522,6 +524,7 @@ impl<'a> World<'a> {
             if let Some(got) = got {
                 // Decision and signature are of one policy.
                 let policy = self.policies.iter().find(|p| p.epoch.0 == *epoch).unwrap();
+                assert!(policy.settled, "forwarded before the host's wishes are known");
                 let guid = policy.signer.as_ref().map(|s| s.guid().as_str().to_owned());
                 assert_eq!(got.guid, guid, "request {number} of epoch {epoch}");
             }

@@ -19,11 +19,14 @@ fn version_1_latches_in_the_order_of_w96() {
             "load",
             &format!("POST /secure-channel/key/{GUID}/key-attestation"),
             "publish with key",
+            // Settled (S-03): what an earlier agent's redirect brings is decided from now on.
+            "publish with key",
             "redirect",
             "write ProvisionedTag",
             "write StatusTag",
         ]
     );
+    assert!(rig.policy.settled);
     assert_eq!(rig.guid_in_use(), Some(GUID));
     assert_eq!(rig.redirects, [targets(Audit, Enforce)]);
     assert!(rig.policy.rules.imds.is_none() && rig.policy.rules.wireserver.is_none(), "W-43");

@@ -237,7 +237,7 @@ impl Violations {
     fn add(&mut self, kind: &'static str, what: impl FnOnce() -> String) {
         let (count, examples) = self.0.entry(kind).or_default();
         *count += 1;
-        if examples.len() < 5 {
+        if examples.len() < 2 {
             examples.push(what());
         }
     }
