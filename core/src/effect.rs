@@ -70,6 +70,11 @@ pub enum ConnEffect {
     },
     /// Ask the agent machine; answered by [`ConnAnswer::Reply`].
     Ask(LocalQuery),
+    /// The current request is about to go to the host: write down, in a place that outlives this process, that it does
+    /// ([`summary`](crate::conn::ProxyConn::summary) has the record as it stands). Once per request that goes out; no byte for the
+    /// host is handed out before it is taken. No answer. The normal [`Report`](Self::Report) of the request replaces what was
+    /// written; if the connection ends without one, the outcome is not known.
+    Intend,
     /// Write a record of the request that just ended (or was denied): [`summary`](crate::conn::ProxyConn::summary) has it. No
     /// answer; must be taken before the next input.
     Report(RecordKind),

@@ -39,7 +39,9 @@ fn escaped(rest: &[u8]) -> Option<(usize, u16)> {
 /// Outside of strings JSON has none of these characters, so they are replaced wherever they are.
 fn escape(out: &mut Vec<u8>, from: usize) {
     let text = out.get(from..).unwrap_or_default();
-    let Some(first) = (0..text.len()).find(|at| escaped(text.get(*at..).unwrap_or_default()).is_some()) else { return };
+    // Nearly all lines are ASCII: one quick look is enough for them.
+    let Some(suspect) = text.iter().position(|byte| *byte >= 0x7f) else { return };
+    let Some(first) = (suspect..text.len()).find(|at| escaped(text.get(*at..).unwrap_or_default()).is_some()) else { return };
     let rest = out.split_off(from + first);
     let mut at = 0;
     while let Some(byte) = rest.get(at) {

@@ -7,24 +7,92 @@ use crate::conn::{Details, Summary};
 use crate::effect::RecordKind;
 use crate::identity::{Claims, Confidence, Destination, Executable, Peer};
 use crate::json;
-use crate::time::Wall;
-use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
+use crate::time::{Stamp, Wall};
+use serde::Serialize;
+use serde::ser::{SerializeSeq, SerializeStruct, Serializer};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// Most bytes of `errorDetails` (PX-96), and of `method` and `url`: a denied request costs its sender nothing, and with texts as long
-/// as a head may be one user could roll away what the audit log says of everybody else.
-const MAX_TEXT: usize = 4096;
+/// Longest audit line. Bytes, without line feed. A record that does not fit is written with shorter texts and fewer groups.
+pub const MAX_LINE: usize = 32 * 1024;
+/// Longest line of [`write_unfinished`]. Bytes, without line feed.
+pub const MAX_UNFINISHED: usize = 2000;
+
+/// How long the texts of a record may be.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    /// `method`, `url`, `errorDetails`. Bytes.
+    request: usize,
+    /// What is known of the caller. Bytes per text.
+    caller: usize,
+    /// Number of `userGroups`.
+    groups: usize,
+}
+
+impl Cut {
+    /// PX-96; the same for `method` and `url`: a denied request costs its sender nothing, and with texts as long as a head may be one
+    /// user could roll away what the audit log says of everybody else.
+    const NORMAL: Self = Self { request: 4096, caller: usize::MAX, groups: usize::MAX };
+    /// From long to short; the last fits into [`MAX_UNFINISHED`] whatever has to be escaped.
+    const STEPS: [Self; 4] = [
+        Self::NORMAL,
+        Self { request: 1024, caller: 1024, groups: 64 },
+        Self { request: 512, caller: 64, groups: 4 },
+        Self { request: 24, caller: 24, groups: 2 },
+    ];
+}
 
 /// Appends the summary object (PX-81 to PX-96) as one line of JSON, without line feed.
 pub fn write_summary(out: &mut Vec<u8>, summary: &Summary<'_>) {
-    write(out, &Line { summary, audit: None });
+    write(out, &Line { summary, audit: None, cut: Cut::NORMAL, unfinished: None });
 }
 
-/// Appends the audit record: the summary object's members first, then decision, reason, epoch, connection, identity confidence and time
-/// of the decision.
+/// Appends the audit record: the summary object's members first, then decision, reason, epoch, connection, identity confidence and
+/// time. At most [`MAX_LINE`] bytes.
 pub fn write_audit(out: &mut Vec<u8>, summary: &Summary<'_>, wall: Wall) {
-    write(out, &Line { summary, audit: Some(wall) });
+    write_fitting(out, MAX_LINE, |cut| Line { summary, audit: Some(wall), cut, unfinished: None });
+}
+
+/// What becomes of a request of which only the intent to forward it was written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// Nobody will ever tell: the agent ended, or gave the connection up, while the request was with the host.
+    Interrupted,
+    /// A line with the outcome follows, if the agent lives.
+    Pending,
+}
+
+impl Unfinished {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Interrupted => "interrupted",
+            Self::Pending => "pending",
+        }
+    }
+
+    const fn details(self) -> &'static str {
+        match self {
+            Self::Interrupted => "the agent ended before the outcome was known",
+            Self::Pending => "",
+        }
+    }
+}
+
+/// Appends the audit record of a request that was decided and goes to the host: without status, with `outcome`. At most
+/// [`MAX_UNFINISHED`] bytes.
+pub fn write_unfinished(out: &mut Vec<u8>, summary: &Summary<'_>, wall: Wall, outcome: Unfinished) {
+    write_fitting(out, MAX_UNFINISHED, |cut| Line { summary, audit: Some(wall), cut, unfinished: Some(outcome) });
+}
+
+/// Appends the audit line that says how many lines before it could not be written.
+pub fn write_lost(out: &mut Vec<u8>, lost: u64, wall: Wall) {
+    #[derive(Serialize)]
+    struct Lost {
+        lost: u64,
+        reason: &'static str,
+        time: Show<Stamp>,
+    }
+    write(out, &Lost { lost, reason: "the audit log could not be written", time: Show(wall.stamp()) });
 }
 
 /// The log line of a request that rules deny but audit mode forwards (PX-73); belongs at Info. The target has no byte that could
@@ -34,11 +102,24 @@ pub fn audit_notice(summary: &Summary<'_>) -> Option<String> {
     let (RecordKind::Failed, Some(Decision::Audit(_))) = (summary.kind, summary.decision) else { return None };
     let name = Destination::from_addr(summary.peer.original()?)?.name();
     let target = String::from_utf8_lossy(summary.url);
-    let target = cut(&target);
+    let target = cut(&target, Cut::NORMAL.request);
     Some(format!("{name} request {target} denied in audit mode, continue forward the request"))
 }
 
-fn write(out: &mut Vec<u8>, line: &Line<'_>) {
+/// Writes the first form that has room.
+fn write_fitting<'a>(out: &mut Vec<u8>, room: usize, line: impl Fn(Cut) -> Line<'a>) {
+    let before = out.len();
+    for cut in Cut::STEPS {
+        out.truncate(before);
+        write(out, &line(cut));
+        if out.len() - before <= room {
+            return;
+        }
+    }
+    debug_assert!(false, "the shortest form has room");
+}
+
+fn write(out: &mut Vec<u8>, line: &impl Serialize) {
     // Writing strings and numbers to memory does not fail; if it did, nothing would stay of the line.
     let _ = json::append(out, line);
 }
@@ -46,16 +127,19 @@ fn write(out: &mut Vec<u8>, line: &Line<'_>) {
 struct Line<'a> {
     summary: &'a Summary<'a>,
     audit: Option<Wall>,
+    cut: Cut,
+    unfinished: Option<Unfinished>,
 }
 
 impl Serialize for Line<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let s = self.summary;
         let claims = s.peer.claims();
-        let mut out = serializer.serialize_struct("Summary", 24)?;
+        let Cut { request: long, caller, groups } = self.cut;
+        let mut out = serializer.serialize_struct("Summary", 25)?;
         out.serialize_field("id", &s.request)?;
-        out.serialize_field("method", cut(&String::from_utf8_lossy(s.method)))?;
-        out.serialize_field("url", cut(&String::from_utf8_lossy(s.url)))?;
+        out.serialize_field("method", cut(&String::from_utf8_lossy(s.method), long))?;
+        out.serialize_field("url", cut(&String::from_utf8_lossy(s.url), long))?;
         out.serialize_field("clientIp", &Show(s.client.ip()))?;
         out.serialize_field("clientPort", &s.client.port())?;
         match s.peer.original() {
@@ -64,16 +148,20 @@ impl Serialize for Line<'_> {
         }
         out.serialize_field("port", &s.peer.original().map_or(0, |to| to.port()))?;
         out.serialize_field("userId", &claims.map_or(0, |c| c.user_id))?;
-        out.serialize_field("userName", &claims.map_or(Cow::Borrowed("empty"), |c| c.user_name.lossy()))?;
-        out.serialize_field("userGroups", &Groups(claims))?;
-        out.serialize_field("processFullPath", &claims.map_or(Cow::Borrowed("empty"), process_path))?;
-        out.serialize_field("processCmdLine", claims.map_or("empty", |c| &c.command_line))?;
+        out.serialize_field("userName", cut(&claims.map_or(Cow::Borrowed("empty"), |c| c.user_name.lossy()), caller))?;
+        out.serialize_field("userGroups", &Groups { claims, most: groups, long: caller })?;
+        out.serialize_field("processFullPath", cut(&claims.map_or(Cow::Borrowed("empty"), process_path), caller))?;
+        out.serialize_field("processCmdLine", cut(claims.map_or("empty", |c| &c.command_line), caller))?;
         out.serialize_field("runAsElevated", &claims.is_some_and(Claims::is_elevated))?;
-        out.serialize_field("responseStatus", &Show(s.status))?;
+        match self.unfinished {
+            Some(_) => out.serialize_field("responseStatus", "")?,
+            None => out.serialize_field("responseStatus", &Show(s.status))?,
+        }
         out.serialize_field("elapsedTime", &u64::try_from(s.elapsed.as_millis()).unwrap_or(u64::MAX))?;
-        match s.details {
-            Details::None => out.serialize_field("errorDetails", "")?,
-            _ => out.serialize_field("errorDetails", cut(&error_details(s)))?,
+        match (self.unfinished, s.details) {
+            (Some(unfinished), _) => out.serialize_field("errorDetails", unfinished.details())?,
+            (None, Details::None) => out.serialize_field("errorDetails", "")?,
+            (None, _) => out.serialize_field("errorDetails", cut(&error_details(s), long))?,
         }
         if let Some(wall) = self.audit {
             let (decision, reason) = decision_words(s);
@@ -89,6 +177,9 @@ impl Serialize for Line<'_> {
             out.serialize_field("elapsedMicros", &u64::try_from(s.elapsed.as_micros()).unwrap_or(u64::MAX))?;
             out.serialize_field("time", &Show(wall.stamp()))?;
         }
+        if let Some(unfinished) = self.unfinished {
+            out.serialize_field("outcome", unfinished.word())?;
+        }
         out.end()
     }
 }
@@ -102,14 +193,19 @@ impl<T: fmt::Display> Serialize for Show<T> {
     }
 }
 
-struct Groups<'a>(Option<&'a Claims>);
+struct Groups<'a> {
+    claims: Option<&'a Claims>,
+    most: usize,
+    /// Bytes per name.
+    long: usize,
+}
 
 impl Serialize for Groups<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let groups = self.0.map_or(&[][..], |c| &c.user_groups);
-        let mut seq = serializer.serialize_seq(Some(groups.len()))?;
-        for group in groups {
-            seq.serialize_element(&group.lossy())?;
+        let groups = self.claims.map_or(&[][..], |c| &c.user_groups);
+        let mut seq = serializer.serialize_seq(Some(groups.len().min(self.most)))?;
+        for group in groups.iter().take(self.most) {
+            seq.serialize_element(cut(&group.lossy(), self.long))?;
         }
         seq.end()
     }
@@ -190,8 +286,8 @@ fn error_details(s: &Summary<'_>) -> String {
 }
 
 /// Cuts at the last character boundary at or before the limit (PX-105).
-fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text)
+fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }
 
 /// The identity object (I-02 to I-12).
@@ -212,7 +308,7 @@ impl Serialize for Identity<'_> {
         let mut out = serializer.serialize_struct("Identity", 10)?;
         out.serialize_field("userId", &c.user_id)?;
         out.serialize_field("userName", &c.user_name.lossy())?;
-        out.serialize_field("userGroups", &Groups(Some(c)))?;
+        out.serialize_field("userGroups", &Groups { claims: Some(c), most: usize::MAX, long: usize::MAX })?;
         out.serialize_field("processId", &c.process_id)?;
         out.serialize_field("processName", &name)?;
         out.serialize_field("processFullPath", &process_path(c))?;
@@ -226,125 +322,5 @@ impl Serialize for Identity<'_> {
 
 #[cfg(test)]
 mod hostile;
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::reply::Status;
-    use crate::identity::RawText;
-    use crate::policy::Epoch;
-    use core::time::Duration;
-    use std::sync::Arc;
-
-    fn peer(path: &[u8]) -> Peer {
-        Peer::Redirected {
-            to: Destination::Imds.addr(),
-            claims: Arc::new(Claims {
-                user_id: 1000,
-                user_name: RawText::from("alice"),
-                user_groups: vec![RawText::from("alice"), RawText::from("docker")],
-                process_id: 77,
-                executable: Executable::Known(RawText::from(path)),
-                command_line: "curl -s -H Metadata:true".into(),
-                cgroup: 1,
-                confidence: Confidence::Verified,
-            }),
-        }
-    }
-
-    fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
-        Summary {
-            kind: RecordKind::Normal,
-            request: 42,
-            connection: 7,
-            method: b"GET",
-            url: b"/metadata/instance?api-version=2021-02-01",
-            client: "127.0.0.1:51514".parse().unwrap(),
-            peer,
-            status: Status::OK,
-            elapsed: Duration::from_micros(7_900),
-            details,
-            decision: Some(Decision::Allow(Allowed::NoDocument)),
-            epoch: Epoch(3),
-        }
-    }
-
-    #[test]
-    fn summary_object_px81_to_px96() {
-        let peer = peer(b"/usr/bin/curl");
-        let mut out = Vec::new();
-        write_summary(&mut out, &summary(&peer, Details::None));
-        assert_eq!(
-            String::from_utf8(out).unwrap(),
-            r#"{"id":42,"method":"GET","url":"/metadata/instance?api-version=2021-02-01","clientIp":"127.0.0.1","clientPort":51514,"ip":"169.254.169.254","port":80,"userId":1000,"userName":"alice","userGroups":["alice","docker"],"processFullPath":"/usr/bin/curl","processCmdLine":"curl -s -H Metadata:true","runAsElevated":false,"responseStatus":"200 OK","elapsedTime":7,"errorDetails":""}"#
-        );
-    }
-
-    #[test]
-    fn hostile_text_stays_one_line_px114_sec_f2() {
-        let peer = peer(b"/tmp/a\n{\"id\":1}\xff\x1b[31m");
-        let mut out = Vec::new();
-        write_audit(&mut out, &Summary { url: b"/\"\r\n", ..summary(&peer, Details::Denied) }, Wall(0));
-        let line = String::from_utf8(out).unwrap();
-        assert!(!line.contains(['\n', '\r', '\x1b']), "{line}");
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(value["processFullPath"], "/tmp/a\n{\"id\":1}\u{fffd}\u{1b}[31m");
-        assert!(value["errorDetails"].as_str().unwrap().starts_with("Block unauthorized request: {\"userId\":1000,"));
-    }
-
-    #[test]
-    fn a_long_target_or_method_is_cut_at_a_character_boundary_px82_px83_px105() {
-        let peer = peer(b"/usr/bin/curl");
-        // The two bytes of the last character that counts would be the 4096th and the 4097th.
-        let long = format!("/{}\u{e9}{}", "a".repeat(4094), "b".repeat(60_000));
-        for (url, kept) in [(long.as_bytes(), 4095), (&long.as_bytes()[1..], 4096), (&[0xff; 60_000], 4095)] {
-            let (mut record, mut audit) = (Vec::new(), Vec::new());
-            let summary = Summary { method: url, url, ..summary(&peer, Details::Denied) };
-            write_summary(&mut record, &summary);
-            write_audit(&mut audit, &summary, Wall(0));
-            for line in [record, audit] {
-                let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-                for name in ["method", "url"] {
-                    let got = value[name].as_str().unwrap();
-                    assert_eq!(got.len(), kept, "{name}");
-                    assert!(String::from_utf8_lossy(url).starts_with(got), "{name}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn audit_mode_is_said_px73() {
-        let peer = peer(b"/usr/bin/curl");
-        let audited = Summary {
-            kind: RecordKind::Failed,
-            decision: Some(Decision::Audit(Denial::Default)),
-            ..summary(&peer, Details::Denied)
-        };
-        let line = "IMDS request /metadata/instance?api-version=2021-02-01 denied in audit mode, continue forward the request";
-        assert_eq!(audit_notice(&audited).as_deref(), Some(line));
-        assert_eq!(audit_notice(&Summary { kind: RecordKind::Normal, ..audited }), None);
-        assert_eq!(audit_notice(&summary(&peer, Details::None)), None);
-    }
-
-    #[test]
-    fn a_denied_request_is_audited_once_px104() {
-        let peer = peer(b"/usr/bin/curl");
-        let normal = summary(&peer, Details::Denied);
-        assert!(normal.is_audited());
-        assert!(!Summary { kind: RecordKind::Failed, ..normal }.is_audited());
-        // PX-24 is told as failed only.
-        assert!(Summary { kind: RecordKind::Failed, details: Details::NoClaims, ..normal }.is_audited());
-    }
-
-    #[test]
-    fn without_identity_i19() {
-        let mut out = Vec::new();
-        write_summary(&mut out, &Summary { status: Status::MISDIRECTED, ..summary(&Peer::Unknown, Details::NoRecord) });
-        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!((&value["ip"], &value["port"]), (&"None".into(), &0.into()));
-        assert_eq!((&value["userName"], &value["processFullPath"]), (&"empty".into(), &"empty".into()));
-        assert_eq!(value["responseStatus"], "421 Misdirected Request");
-        assert_eq!(value["errorDetails"], "No remote destination_ip found in the request, return!");
-    }
-}
+mod tests;

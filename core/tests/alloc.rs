@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the report")]
 
 use azure_proxy_agent_core::conn::{IOV, ProxyConn};
-use azure_proxy_agent_core::effect::{ConnAnswer, ConnEffect, Cx, Recv, RequestCounter, Side};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnEffect, Cx, RecordKind, Recv, RequestCounter, Side};
 use azure_proxy_agent_core::identity::{Destination, Peer};
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::policy::Policy;
@@ -79,6 +79,7 @@ fn exchange(conn: &mut ProxyConn, cx: Cx<'_>, request: &[u8], answer: &[u8], pee
             match effect {
                 ConnEffect::Identify => conn.handle_answer(cx, ConnAnswer::Identified(peer.clone())),
                 ConnEffect::Connect { .. } => conn.handle_answer(cx, ConnAnswer::Connected),
+                ConnEffect::Intend => assert!(conn.summary(RecordKind::Normal).forwarded),
                 ConnEffect::Report(kind) => {
                     assert_eq!(conn.summary(kind).status.0, 200);
                     reported = true;

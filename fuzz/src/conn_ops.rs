@@ -69,6 +69,8 @@ struct World {
     client_closed: bool,
     host_ended: bool,
     records: BTreeSet<(u64, bool)>,
+    /// The last request that was said to go out.
+    sending: u64,
 }
 
 impl World {
@@ -101,6 +103,7 @@ impl World {
             client_closed: false,
             host_ended: false,
             records: BTreeSet::new(),
+            sending: 0,
         };
         world.effects();
         world
@@ -166,6 +169,7 @@ impl World {
         }
         if side == Side::Upstream {
             assert!(self.identified && matches!(self.peer, Peer::Redirected { .. }), "bytes to the host for {:?}", self.peer);
+            assert!(self.sending == self.requests.count(), "bytes to the host without an intent");
         }
         self.told(|conn, cx| conn.transmitted(cx, side, most.min(all)));
     }
@@ -232,6 +236,11 @@ impl World {
                     }
                 }
                 ConnEffect::Shutdown { side: Side::Client, how } => self.client_closed |= how != How::Write,
+                ConnEffect::Intend => {
+                    let summary = self.conn.summary(RecordKind::Normal);
+                    assert!(summary.forwarded && !self.records.contains(&(summary.request, false)));
+                    self.sending = summary.request;
+                }
                 ConnEffect::Report(kind) => {
                     let request = self.conn.summary(kind).request;
                     assert!(request > 0 && request <= self.requests.count());

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How often a key directory that another agent has is looked at.
 pub(crate) const CLAIM_AGAIN: Duration = Duration::from_millis(500);
+/// How soon an audit log that takes nothing is tried again.
+const FLUSH_AGAIN: Duration = Duration::from_secs(1);
 /// So many requests are a burst.
 const TIDY_AFTER: u64 = 100;
 
@@ -91,6 +93,7 @@ impl AgentLoop {
     fn begin(&mut self) -> bool {
         if self.waiting.is_some() && self.machine.host.claim() {
             let events = self.waiting.take().unwrap_or_default();
+            self.machine.records.open(clock::now(), &self.machine.host);
             self.agent.handle_start(clock::now());
             self.carry_out();
             for event in events {
@@ -167,9 +170,10 @@ impl AgentLoop {
             self.machine.manager.status(&self.agent.headline());
         }
         self.tidy();
-        if self.stopped || self.flush_at.is_some_and(|at| now.mono >= at) {
-            self.flush_at = None;
-            self.machine.flush();
+        if self.stopped {
+            self.machine.records.close(now, &self.machine.host);
+        } else if self.flush_at.is_some_and(|at| now.mono >= at) {
+            self.flush_at = (!self.machine.flush()).then(|| now.mono + FLUSH_AGAIN);
         }
     }
 
@@ -193,6 +197,7 @@ impl AgentLoop {
         let requests = self.daemon.requests.count();
         if requests >= self.tidied + TIDY_AFTER && self.daemon.connections() == 0 {
             self.tidied = requests;
+            self.machine.records.rest(clock::now(), &self.machine.host);
             memory::give_back();
         }
     }

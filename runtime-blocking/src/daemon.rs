@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::policy_cell::PolicyCell;
 use crate::pulse::Pulse;
+use crate::pump::Note;
 use azure_proxy_agent_core::admission::{Admission, Admitted, Holder};
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEvent};
 use azure_proxy_agent_core::conn::Summary;
@@ -52,8 +53,12 @@ pub trait World: Send + Sync {
     /// It failed at once.
     fn dial(&self, to: SocketAddrV4) -> Result<TcpStream, ConnectError>;
 
-    /// Writes a finished request down.
-    fn record(&self, now: Now, summary: &Summary<'_>);
+    /// Writes down that a request goes to the host, or what became of it. What is noted survives the end of this process at any
+    /// moment after.
+    fn note(&self, now: Now, note: Note, summary: &Summary<'_>);
+
+    /// A connection is over: a request of it that was said to go to the host and not reported since will not be.
+    fn gone(&self, now: Now, connection: u64);
 }
 
 /// Everything that connections share.
@@ -113,7 +118,7 @@ impl Daemon {
         match self.admission().admit(self.clock.now().mono, holder) {
             Admitted::Yes => {
                 let number = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-                let place = Place { daemon: Arc::clone(self), holder };
+                let place = Place { daemon: Arc::clone(self), holder, number };
                 Some(Accepted { stream, client, number, record, place })
             }
             Admitted::No { log, unlogged } => {
@@ -187,10 +192,12 @@ pub struct Accepted {
 pub struct Place {
     daemon: Arc<Daemon>,
     holder: Holder,
+    number: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.daemon.world.gone(self.daemon.clock.now(), self.number);
         self.daemon.admission().release(self.holder);
     }
 }

@@ -27,6 +27,7 @@ pub mod reload;
 pub mod replay;
 pub mod serve;
 mod signals;
+pub mod staging;
 pub mod start;
 pub mod status_client;
 pub mod telemetry;

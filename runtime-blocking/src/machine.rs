@@ -5,6 +5,7 @@ use crate::daemon::{Mailbox, Message, World};
 use crate::dial;
 use crate::host::Host;
 use crate::host::notify::Manager;
+use crate::pump::Note;
 use crate::records::{Records, Written};
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::ConnectError;
@@ -63,9 +64,16 @@ impl Machine {
         drop(self.redirector.set(redirector));
     }
 
-    /// Writes down what waits.
-    pub fn flush(&self) {
-        self.records.flush(&self.host, clock::now());
+    /// Writes down what waits; `false` if it still does.
+    #[must_use]
+    pub fn flush(&self) -> bool {
+        self.records.flush(&self.host, clock::now())
+    }
+
+    fn flush_soon(&self, written: Written) {
+        if written == Written::Waiting {
+            self.mailbox.post(Message::Flush);
+        }
     }
 }
 
@@ -85,9 +93,14 @@ impl World for Machine {
         dial::begin(to, |socket| self.exempt(socket))
     }
 
-    fn record(&self, now: Now, summary: &Summary<'_>) {
-        if self.records.record(now, summary, &self.host) == Written::Waiting {
-            self.mailbox.post(Message::Flush);
+    fn note(&self, now: Now, note: Note, summary: &Summary<'_>) {
+        match note {
+            Note::Intent => self.records.intend(now, summary, &self.host),
+            Note::Record => self.flush_soon(self.records.record(now, summary, &self.host)),
         }
+    }
+
+    fn gone(&self, now: Now, connection: u64) {
+        self.flush_soon(self.records.gone(now, connection, &self.host));
     }
 }

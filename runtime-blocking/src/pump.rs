@@ -4,7 +4,7 @@
 //! the fewest system calls: one read per readable side, one vectored write per writable side.
 
 use azure_proxy_agent_core::conn::{IOV, ProxyConn, Summary};
-use azure_proxy_agent_core::effect::{ConnAnswer, ConnEffect, Cx, Deadline, How, Interest, LocalQuery, Recv, Side};
+use azure_proxy_agent_core::effect::{ConnAnswer, ConnEffect, Cx, Deadline, How, Interest, LocalQuery, RecordKind, Recv, Side};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpStream};
 
@@ -27,6 +27,15 @@ impl Ready {
     pub const fn any(self) -> bool {
         self.client || self.upstream || self.client_broken || self.upstream_broken
     }
+}
+
+/// What is to be written down about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// It goes to the host now ([`ConnEffect::Intend`]).
+    Intent,
+    /// It has ended ([`ConnEffect::Report`]).
+    Record,
 }
 
 /// What a connection needs from its runtime before it can go on.
@@ -77,7 +86,7 @@ impl Pump {
         client: &TcpStream,
         upstream: Option<&TcpStream>,
         ready: Ready,
-        report: &mut dyn FnMut(&Summary<'_>),
+        note: &mut dyn FnMut(Note, &Summary<'_>),
     ) -> Next {
         if ready.upstream
             && let Some(upstream) = upstream
@@ -96,7 +105,7 @@ impl Pump {
         self.conn.handle_timeout(cx);
         for _ in 0..ROUNDS {
             while let Some(effect) = self.conn.poll_effect(cx) {
-                if let Some(next) = self.carry_out(effect, client, report) {
+                if let Some(next) = self.carry_out(effect, client, note) {
                     // What there is to say does not wait for an answer: an interim response (PX-78) goes out before the connect.
                     self.write(cx, Side::Client, client);
                     return next;
@@ -136,13 +145,17 @@ impl Pump {
         self.conn.handle_drain();
     }
 
-    fn carry_out(&self, effect: ConnEffect, client: &TcpStream, report: &mut dyn FnMut(&Summary<'_>)) -> Option<Next> {
+    fn carry_out(&self, effect: ConnEffect, client: &TcpStream, note: &mut dyn FnMut(Note, &Summary<'_>)) -> Option<Next> {
         match effect {
             ConnEffect::Identify => Some(Next::Identify),
             ConnEffect::Connect { to } => Some(Next::Connect(to)),
             ConnEffect::Ask(query) => Some(Next::Ask(query)),
+            ConnEffect::Intend => {
+                note(Note::Intent, &self.conn.summary(RecordKind::Normal));
+                None
+            }
             ConnEffect::Report(kind) => {
-                report(&self.conn.summary(kind));
+                note(Note::Record, &self.conn.summary(kind));
                 None
             }
             ConnEffect::Shutdown { side: Side::Upstream, how } => Some(Next::Unlink { abort: how == How::Abort }),

@@ -1,11 +1,16 @@
-//! What is kept and written about finished requests: the tables, the journal's sample, the audit log.
+//! What is kept and written about requests: the tables, the journal's sample, the audit log. Nothing that was decided is lost when
+//! the process is killed (`staging`).
 
 use crate::host::Host;
+use crate::host::audit::{AuditLog, NotWritten, open_staging};
+use crate::host::mapping::Mapping;
 use crate::logging::CONNECTION;
+use crate::staging::{Recovered, Staging};
 use azure_proxy_agent_core::agent::{Record, Summaries};
 use azure_proxy_agent_core::conn::Summary;
-use azure_proxy_agent_core::report;
+use azure_proxy_agent_core::report::{self, Unfinished};
 use azure_proxy_agent_core::time::{Mono, Now};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +18,8 @@ use std::time::Duration;
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// Bytes of audit lines that are written without waiting for company.
 const BUFFER: usize = 32 * 1024;
+/// How long a staging file that cannot be used is left alone.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Tables and waiting audit lines of all connections.
 #[derive(Debug, Default)]
@@ -21,10 +28,21 @@ pub struct Records(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     summaries: Summaries,
-    /// Audit lines that wait. Kept for its memory.
-    buffer: Vec<u8>,
+    /// Audit lines that wait, and requests that are with the host.
+    staging: Staging<Mapping>,
+    /// The line under construction. Kept for its memory.
     line: Vec<u8>,
     flushed: Option<Mono>,
+    /// When to look for the staging file again.
+    retry_at: Mono,
+    /// That it cannot be used has been said.
+    complained: bool,
+    /// It was in use before.
+    again: bool,
+    /// Audit lines that had to be dropped since the log was last written.
+    lost: u64,
+    /// Everything was written down; what still comes is written at once. The connections whose requests got their line then.
+    closed: Option<BTreeSet<u64>>,
 }
 
 /// Whether somebody has to come and flush.
@@ -38,9 +56,32 @@ pub enum Written {
 }
 
 impl Records {
+    /// Makes the staging file this process's own and writes down what a predecessor left there. Call it as soon as no other agent uses
+    /// the files; until then, and as long as that fails, every line is written at once.
+    pub fn open(&self, now: Now, host: &Host) {
+        self.lock().ready(now, host);
+    }
+
+    /// A request goes to the host: noted, so that it is in the audit log whatever happens to this process.
+    pub fn intend(&self, now: Now, summary: &Summary<'_>, host: &Host) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if host.audit_log().is_none() {
+            return;
+        }
+        inner.ready(now, host);
+        inner.unfinished(now, summary, Unfinished::Interrupted);
+        if !inner.staging.intend(summary.connection, summary.request, &inner.line) {
+            inner.unfinished(now, summary, Unfinished::Pending);
+            inner.append(now, 0, host);
+            inner.flush(now, host);
+        }
+    }
+
     /// Takes one finished request in: counted, into the audit log, and shown if it opens a bucket (PX-108).
     pub fn record(&self, now: Now, summary: &Summary<'_>, host: &Host) -> Written {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         let record =
             Record { kind: summary.kind, peer: summary.peer, client_ip: (*summary.client.ip()).into(), status: summary.status };
         if inner.summaries.record(now, &record) {
@@ -51,26 +92,54 @@ impl Records {
         if let Some(text) = report::audit_notice(summary) {
             log::info!(target: CONNECTION, "{text}");
         }
-        if !summary.is_audited() {
+        let told = inner.closed.as_mut().is_some_and(|told| told.remove(&summary.connection));
+        if !summary.is_audited() || host.audit_log().is_none() || told {
             return Written::Done;
         }
-        let first = inner.buffer.is_empty();
-        report::write_audit(&mut inner.buffer, summary, now.wall);
-        inner.buffer.push(b'\n');
-        let recent = inner.flushed.is_some_and(|at| now.mono.since(at) < FLUSH_INTERVAL);
-        if !recent || inner.buffer.len() >= BUFFER {
-            inner.flush(now, host);
-            Written::Done
-        } else if first {
-            Written::Waiting
-        } else {
-            Written::Done
-        }
+        inner.ready(now, host);
+        inner.line.clear();
+        report::write_audit(&mut inner.line, summary, now.wall);
+        inner.line.push(b'\n');
+        let first = inner.append(now, summary.request, host);
+        inner.staging.settle(summary.connection);
+        inner.written(now, first, host)
     }
 
-    /// Writes what waits.
-    pub fn flush(&self, host: &Host, now: Now) {
-        self.lock().flush(now, host);
+    /// A connection is over. A request that was noted and never reported is one whose outcome nobody knows.
+    pub fn gone(&self, now: Now, connection: u64, host: &Host) -> Written {
+        let mut inner = self.lock();
+        let unsettled = inner.unsettled(now, connection, host);
+        inner.staging.release(connection);
+        unsettled.map_or(Written::Done, |first| inner.written(now, first, host))
+    }
+
+    /// Writes what waits; `false` if it still does.
+    #[must_use]
+    pub fn flush(&self, host: &Host, now: Now) -> bool {
+        let mut inner = self.lock();
+        inner.flush(now, host);
+        inner.staging.waiting() == 0
+    }
+
+    /// The end: requests that are still with the host get their line, too, and everything is written.
+    pub fn close(&self, now: Now, host: &Host) {
+        let mut inner = self.lock();
+        let mut told = BTreeSet::new();
+        for connection in inner.staging.connections() {
+            if inner.unsettled(now, connection, host).is_some() {
+                told.insert(connection);
+                inner.staging.settle(connection);
+            }
+        }
+        inner.flush(now, host);
+        inner.closed = Some(told);
+    }
+
+    /// Nobody is connected: what waits is written, and memory given back.
+    pub fn rest(&self, now: Now, host: &Host) {
+        let mut inner = self.lock();
+        inner.flush(now, host);
+        inner.staging.rest();
     }
 
     /// The tables, for the status document.
@@ -84,11 +153,107 @@ impl Records {
 }
 
 impl Inner {
+    /// Sees to it that what is staged outlives the process, if that is possible.
+    fn ready(&mut self, now: Now, host: &Host) {
+        if self.staging.is_durable() {
+            return;
+        }
+        if self.staging.is_attached() {
+            log::error!("The staging file of the audit log cannot be used any more; every line is written at once");
+            self.complained = true;
+            self.staging.detach();
+            self.retry_at = now.mono + RETRY;
+        }
+        let Some(file) = host.audit_log() else { return };
+        if now.mono < self.retry_at || !host.claim() {
+            return;
+        }
+        self.retry_at = now.mono + RETRY;
+        match open_staging(file.folder()) {
+            Ok(mapping) => {
+                let mut log = AuditLog { host, wall: now.wall };
+                match self.staging.attach(mapping, now.wall.0, std::mem::replace(&mut self.again, true), &mut log) {
+                    Ok(Recovered { lines: 0, interrupted: 0 }) => {}
+                    Ok(Recovered { lines, interrupted }) => log::warn!(
+                        "The agent before this one was killed: {lines} lines of its audit log were staged, and the outcome of \
+                         {interrupted} requests is not known"
+                    ),
+                    // It has been said.
+                    Err(NotWritten) => {}
+                }
+                if std::mem::take(&mut self.complained) {
+                    log::info!("The staging file of the audit log can be used again");
+                }
+            }
+            Err(e) if self.complained => log::debug!("{e}"),
+            Err(e) => {
+                self.complained = true;
+                log::error!("{e}; every line of the audit log is written at once, before a request goes to the host");
+            }
+        }
+    }
+
+    /// Puts the record of a request without outcome into `line`.
+    fn unfinished(&mut self, now: Now, summary: &Summary<'_>, outcome: Unfinished) {
+        self.line.clear();
+        report::write_unfinished(&mut self.line, summary, now.wall, outcome);
+        self.line.push(b'\n');
+    }
+
+    /// Appends `line`; `true` if it is the first that waits.
+    fn append(&mut self, now: Now, request: u64, host: &Host) -> bool {
+        if !self.staging.has_room(self.line.len()) {
+            self.flush(now, host);
+        }
+        let first = self.staging.waiting() == 0;
+        if !self.staging.append(request, &self.line) {
+            // The log takes nothing: the oldest go.
+            self.lost += self.staging.drop_waiting();
+            self.staging.append(request, &self.line);
+        }
+        first
+    }
+
+    /// Appends the line of a request that was noted and not reported, if there is one; `true` if it is the first that waits.
+    fn unsettled(&mut self, now: Now, connection: u64, host: &Host) -> Option<bool> {
+        let intent = self.staging.unsettled(connection)?;
+        if !self.staging.has_room(crate::staging::MAX_INTENT) {
+            self.flush(now, host);
+        }
+        let first = self.staging.waiting() == 0;
+        self.staging.append_intent(&intent);
+        Some(first)
+    }
+
+    /// Writes now, or soon.
+    fn written(&mut self, now: Now, first: bool, host: &Host) -> Written {
+        let recent = self.flushed.is_some_and(|at| now.mono.since(at) < FLUSH_INTERVAL);
+        let durable = self.staging.is_durable() && self.closed.is_none();
+        if !recent || !durable || self.staging.waiting() >= BUFFER {
+            self.flush(now, host);
+        }
+        // What could not be written waits, too.
+        if first && self.staging.waiting() > 0 { Written::Waiting } else { Written::Done }
+    }
+
     fn flush(&mut self, now: Now, host: &Host) {
-        if !self.buffer.is_empty() {
-            host.audit(now.wall, &self.buffer);
-            self.buffer.clear();
-            self.flushed = Some(now.mono);
+        if self.staging.waiting() == 0 {
+            return;
+        }
+        self.flushed = Some(now.mono);
+        let mut log = AuditLog { host, wall: now.wall };
+        match self.staging.flush(&mut log) {
+            Ok(()) if self.lost > 0 => {
+                let mut line = Vec::new();
+                report::write_lost(&mut line, self.lost, now.wall);
+                line.push(b'\n');
+                if self.staging.append(0, &line) {
+                    self.lost = 0;
+                    self.flush(now, host);
+                }
+            }
+            // A failure has been said.
+            Ok(()) | Err(NotWritten) => {}
         }
     }
 }

@@ -331,8 +331,8 @@ impl Server {
             }
             let cx = Cx { now, policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
             let world = &self.daemon.world;
-            let mut report = |summary: &Summary<'_>| world.record(now, summary);
-            match conn.pump.turn(cx, &conn.client, conn.upstream.as_ref(), mem::take(&mut ready), &mut report) {
+            let mut note = |note, summary: &Summary<'_>| world.note(now, note, summary);
+            match conn.pump.turn(cx, &conn.client, conn.upstream.as_ref(), mem::take(&mut ready), &mut note) {
                 Next::Identify => match conn.record {
                     Some(record) => {
                         self.identify(key, generation, record);

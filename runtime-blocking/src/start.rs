@@ -242,7 +242,8 @@ pub fn begin_end(daemon: &Daemon, machine: &Machine) {
 
 /// The last words, after [`begin_end`] and what is under way.
 pub fn end(daemon: &Daemon, machine: &Machine) {
-    machine.flush();
+    // What cannot be written now stays in the staging file.
+    let _: bool = machine.flush();
     daemon.mailbox.post(Message::Stop);
 }
 

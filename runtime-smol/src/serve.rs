@@ -128,9 +128,9 @@ pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: A
         if daemon.is_draining() {
             pump.drain();
         }
-        let mut report = |summary: &Summary<'_>| daemon.world.record(now, summary);
+        let mut note = |note, summary: &Summary<'_>| daemon.world.note(now, note, summary);
         let host = upstream.as_ref().map(Source::get_ref);
-        let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut report);
+        let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut note);
         match next {
             Next::Identify => {
                 rest(&client, upstream.as_ref());

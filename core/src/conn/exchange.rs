@@ -179,6 +179,10 @@ impl ProxyConn {
         }
         self.scan = HeadScan::default();
         self.upstream_progress = cx.now.mono;
+        // Once, also if the request has to be put out again on another connection (PX-12).
+        if !std::mem::replace(&mut self.record.forwarded, true) {
+            self.effects.push(ConnEffect::Intend);
+        }
         self.state =
             State::Exchange(request, Exchange { response: Response::Head, sent_any: false, unwritable: false, streaming });
     }

@@ -125,7 +125,7 @@ enum Link {
     },
 }
 
-/// At most four effects are ever pending: identify, or (failed report, normal report, shutdown, connect).
+/// At most four effects are ever pending: identify, or (failed report, intent or connect, normal report, shutdowns).
 #[derive(Debug, Default)]
 struct Effects {
     slots: [Option<ConnEffect>; 6],
@@ -311,8 +311,9 @@ impl ProxyConn {
     pub fn transmit<'a>(&'a self, side: Side, iov: &mut [IoSlice<'a>; IOV]) -> usize {
         match side {
             Side::Client => self.to_client.slices(&self.upstream, iov),
-            // Not in any other state: a body that is being collected stands in the same buffer, and may yet be refused.
-            Side::Upstream if self.upstream_writable() => self.to_upstream.slices(&self.client, iov),
+            // Not in any other state: a body that is being collected stands in the same buffer, and may yet be refused. And not
+            // before the effects are taken, one of which may be that this request goes out.
+            Side::Upstream if self.effects.len == 0 && self.upstream_writable() => self.to_upstream.slices(&self.client, iov),
             Side::Upstream => 0,
         }
     }
@@ -405,6 +406,7 @@ impl ProxyConn {
             },
             decision: r.decision,
             epoch: r.epoch,
+            forwarded: r.forwarded,
         }
     }
 

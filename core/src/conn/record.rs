@@ -60,6 +60,8 @@ pub struct Summary<'a> {
     pub decision: Option<Decision>,
     /// The policy that decided.
     pub epoch: Epoch,
+    /// Bytes of the request may have reached the host: [`ConnEffect::Intend`](crate::effect::ConnEffect::Intend) was said.
+    pub forwarded: bool,
 }
 
 impl Summary<'_> {
@@ -81,6 +83,8 @@ pub(super) struct Record {
     pub(super) details: Details,
     pub(super) decision: Option<Decision>,
     pub(super) epoch: Epoch,
+    /// The intent to forward it was handed out.
+    pub(super) forwarded: bool,
     line: Vec<u8>,
     method: usize,
 }
@@ -97,6 +101,7 @@ impl Record {
         self.method = method.len();
         (self.request, self.started, self.ended) = (request, now, now);
         (self.status, self.details, self.decision, self.epoch) = (Status::OK, Details::None, None, Epoch::default());
+        self.forwarded = false;
     }
 
     pub(super) fn method(&self) -> &[u8] {

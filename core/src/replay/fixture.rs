@@ -159,6 +159,8 @@ pub enum Output {
     Connect(SocketAddrV4),
     /// `ask status`, `ask provision tick=0 notify=false`
     Ask(LocalQuery),
+    /// `intend request=N`
+    Intend(u64),
     /// `report normal …`
     Report(Report),
     /// `shutdown client close`
@@ -237,12 +239,13 @@ fn details(summary: &Summary<'_>) -> String {
 }
 
 impl Output {
-    /// An effect as output; a report needs the record from the machine.
+    /// An effect as output; what is about a request needs the record from the machine.
     pub(super) fn of(effect: ConnEffect, report: impl FnOnce(RecordKind) -> Report) -> Self {
         match effect {
             ConnEffect::Identify => Self::Identify,
             ConnEffect::Connect { to } => Self::Connect(to),
             ConnEffect::Ask(query) => Self::Ask(query),
+            ConnEffect::Intend => Self::Intend(report(RecordKind::Normal).request),
             ConnEffect::Report(kind) => Self::Report(report(kind)),
             ConnEffect::Shutdown { side, how } => Self::Shutdown(side, how),
         }

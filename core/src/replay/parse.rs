@@ -218,6 +218,7 @@ fn output(lines: &mut Lines<'_>, event: &str) -> Result<Output, String> {
             tick: parsed(tick.strip_prefix("tick=").ok_or("no tick")?)?,
             notify: parsed(notify.strip_prefix("notify=").ok_or("no notify")?)?,
         }),
+        ["intend", request] => Output::Intend(parsed(request.strip_prefix("request=").ok_or("no request number")?)?),
         ["report", ..] => Output::Report(report(event)?),
         ["shutdown", side, how] => Output::Shutdown(
             side_of(side)?,

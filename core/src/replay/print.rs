@@ -95,6 +95,7 @@ impl fmt::Display for Output {
             Self::Connect(to) => writeln!(f, "connect {to}"),
             Self::Ask(LocalQuery::Status) => f.write_str("ask status\n"),
             Self::Ask(LocalQuery::Provision { tick, notify }) => writeln!(f, "ask provision tick={tick} notify={notify}"),
+            Self::Intend(request) => writeln!(f, "intend request={request}"),
             Self::Report(report) => writeln!(f, "{report}"),
             Self::Shutdown(side, how) => writeln!(f, "shutdown {} {}", side_word(*side), how_word(*how)),
             Self::Bytes(side, bytes) => heredoc(f, side_word(*side), bytes),

@@ -1,6 +1,7 @@
 //! Every stored fixture comes out as written.
 
 use super::support::{files, fixtures, name, testdata};
+use azure_proxy_agent_core::effect::RecordKind;
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::replay::{Cuts, Fixture, Input, Output, play};
 
@@ -66,17 +67,21 @@ fn replay_fixtures_for_shells_need_no_magic() {
 #[test]
 fn replay_fixtures_keep_the_invariants() {
     for (name, _, fixture) in fixtures() {
-        let mut forwarding = false;
+        let (mut forwarding, mut intended) = (false, false);
         for step in &fixture.steps {
             for output in &step.outputs {
                 match output {
                     Output::Connect(_) => forwarding = true,
+                    Output::Intend(_) => intended = true,
                     Output::Bytes(side, bytes) if *side == azure_proxy_agent_core::effect::Side::Upstream => {
                         assert!(forwarding, "{name}: bytes to the host without a connection");
+                        assert!(intended, "{name}: bytes to the host without an intent");
                         let text = String::from_utf8_lossy(bytes);
                         assert!(!text.contains("x-ms-azure-signature"), "{name}: PX-75");
                     }
                     Output::Report(report) => {
+                        // The next request needs an intent of its own.
+                        intended &= report.kind == RecordKind::Failed;
                         let key = "4A404E635266556A";
                         assert!(!report.details.contains(key), "{name}: SEC-08");
                     }

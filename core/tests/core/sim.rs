@@ -17,7 +17,7 @@ use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::replay::{ClaimsSpec, PolicySpec, XorShift};
 use azure_proxy_agent_core::time::{Mono, Now, Wall};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 use traffic::{Asked, ask, field, partial, pattern, read_body, respond};
@@ -146,6 +146,9 @@ struct World<'a> {
     /// Normal records by request number: url and whether it was denied, epoch.
     normal: BTreeMap<u64, (String, bool, u64)>,
     failed: BTreeMap<u64, bool>,
+    /// Requests that were said to go out, and the last of them.
+    intended: BTreeSet<u64>,
+    sending: u64,
     seen: Seen,
 }
 
@@ -190,6 +193,8 @@ impl<'a> World<'a> {
             identified: false,
             normal: BTreeMap::new(),
             failed: BTreeMap::new(),
+            intended: BTreeSet::new(),
+            sending: 0,
             seen: Seen::default(),
         }
     }
@@ -331,7 +336,11 @@ impl<'a> World<'a> {
         self.conn.transmitted(Cx { now: self.now, policy: &policy, requests: &self.requests }, side, n);
         match side {
             Side::Client => self.client_got.extend_from_slice(&all[..n]),
-            Side::Upstream => self.host_receives(&all[..n]),
+            Side::Upstream => {
+                // Invariant 6, whatever happens to the process: first the intent, then the first byte.
+                assert!(self.sending == self.requests.count(), "bytes to the host without an intent");
+                self.host_receives(&all[..n]);
+            }
         }
         true
     }
@@ -419,8 +428,10 @@ impl<'a> World<'a> {
     fn effects(&mut self) {
         let policy = Arc::clone(&self.policy);
         let cx = Cx { now: self.now, policy: &policy, requests: &self.requests };
+        let early = self.conn.transmit(Side::Upstream, &mut [IoSlice::new(&[]); IOV]);
         while let Some(effect) = self.conn.poll_effect(cx) {
             trace!("effect {effect:?}");
+            assert!(effect != ConnEffect::Intend || early == 0, "bytes for the host before the intent was taken");
             match effect {
                 ConnEffect::Identify | ConnEffect::Connect { .. } | ConnEffect::Ask(_) => {
                     if let ConnEffect::Connect { to } = effect {
@@ -441,8 +452,17 @@ impl<'a> World<'a> {
                     self.client_closed |= how != How::Write;
                     self.seen.aborted += u64::from(how == How::Abort);
                 }
+                ConnEffect::Intend => {
+                    let summary = self.conn.summary(RecordKind::Normal);
+                    assert!(matches!(summary.decision, Some(Decision::Allow(_) | Decision::Audit(_))), "{summary:?}");
+                    assert!(summary.forwarded && !self.normal.contains_key(&summary.request));
+                    let new = self.intended.insert(summary.request);
+                    assert!(new, "two intents for request {}", summary.request);
+                    self.sending = summary.request;
+                }
                 ConnEffect::Report(kind) => {
                     let summary = self.conn.summary(kind);
+                    assert_eq!(summary.forwarded, self.intended.contains(&summary.request), "request {}", summary.request);
                     let denied = matches!(summary.decision, Some(Decision::Deny(_)));
                     let url = String::from_utf8_lossy(summary.url).into_owned();
                     assert!(summary.request > 0 && summary.request <= self.requests.count());
@@ -533,6 +553,10 @@ impl<'a> World<'a> {
         for (number, denied) in &self.failed {
             assert!(unidentified || self.normal.contains_key(number), "request {number} has no normal record (denied: {denied})");
         }
+        for number in &self.intended {
+            assert!(self.normal.contains_key(number), "request {number} was to go out and has no record");
+        }
+        assert!(self.intended.len() >= self.got.len(), "{} intents of {} requests", self.intended.len(), self.got.len());
         let of_host = self.normal.values().filter(|(url, ..)| !url.is_empty()).count();
         assert!(of_host >= self.got.len(), "{} records of {} requests", of_host, self.got.len());
         self.check_answers();

@@ -183,6 +183,50 @@ impl Dir {
         Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0)))
     }
 
+    /// Opens a regular file of exactly `size` bytes, all of which have their place on the disk, for reading and writing, making it
+    /// with `mode`. Nobody else has it open by this call: it is locked until it is closed.
+    pub(super) fn reserved(&self, name: &str, mode: u32, size: u64) -> Result<File, FileError> {
+        use rustix::fs::{FallocateFlags, FlockOperation, IFlags, fallocate, flock, ftruncate, ioctl_getflags, ioctl_setflags};
+        let fail = |cause| self.error(name, cause);
+        check_name(name).map_err(fail)?;
+        let mode = Mode::from_raw_mode(mode as RawMode);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd =
+            openat(&self.fd, name, flags, mode).map_err(|e| fail(not_followed(e, Cause::NotAFile, &self.path.join(name))))?;
+        let stat = fstat(&fd).map_err(|e| fail(e.into()))?;
+        check_file(&stat).map_err(fail)?;
+        let reserve = || {
+            fchmod(&fd, mode)?;
+            flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+            if stat.st_size == 0 {
+                // btrfs would look for a new place with every store, and might find none; others do not know the flag.
+                let _ = ioctl_getflags(&fd).and_then(|flags| ioctl_setflags(&fd, flags | IFlags::NOCOW));
+            }
+            if u64::try_from(stat.st_size).is_ok_and(|now| now > size) {
+                ftruncate(&fd, size)?;
+            }
+            match fallocate(&fd, FallocateFlags::empty(), 0, size) {
+                // A file system that cannot: with every byte written there is a place for it.
+                Err(Errno::OPNOTSUPP) => fill(&fd, u64::try_from(stat.st_size).unwrap_or(0), size),
+                other => other,
+            }
+        };
+        reserve().map_err(|e| fail(e.into()))?;
+        Ok(File::from(fd))
+    }
+
+    /// Name, among those that begin with `prefix`, of a regular file by its number, open for reading.
+    pub(super) fn find(&self, prefix: &str, device: u64, inode: u64) -> Option<(String, File)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let names = self.names().ok()?;
+        names.into_iter().filter(|name| name.starts_with(prefix)).find_map(|name| {
+            let file = File::from(openat(&self.fd, &*name, flags, Mode::empty()).ok()?);
+            let metadata = file.metadata().ok()?;
+            (metadata.is_file() && metadata.dev() == device && metadata.ino() == inode).then_some((name, file))
+        })
+    }
+
     /// Renames within the directory, never over an existing file.
     pub(super) fn rename_new(&self, from: &str, to: &str) -> Result<(), FileError> {
         check_name(to)
@@ -205,7 +249,7 @@ impl Dir {
         list.map_err(|e: Errno| FileError { path: self.path.clone(), cause: e.into() })
     }
 
-    fn error(&self, name: &str, cause: Cause) -> FileError {
+    pub(super) fn error(&self, name: &str, cause: Cause) -> FileError {
         FileError { path: self.path.join(name), cause }
     }
 }
@@ -294,6 +338,12 @@ pub(super) enum Cause {
     Name,
 }
 
+impl From<io::Error> for Cause {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
 impl From<Errno> for Cause {
     fn from(e: Errno) -> Self {
         Self::Io(e.into())
@@ -331,6 +381,17 @@ impl fmt::Display for FileError {
 }
 
 impl std::error::Error for FileError {}
+
+/// Writes zeros from one length to another.
+fn fill(fd: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
+    let zeros = [0; 4096];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at).unwrap_or(zeros.len()).min(zeros.len());
+        at += rustix::io::pwrite(fd, zeros.get(..n).unwrap_or_default(), at)? as u64;
+    }
+    Ok(())
+}
 
 fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()

@@ -2,11 +2,13 @@
 
 use super::files::{Access, Dir, FileError};
 use crate::clock;
+use crate::staging::Place;
 use azure_proxy_agent_core::time::{Mono, Wall};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +20,7 @@ pub const AUDIT_FILE: &str = "audit.jsonl";
 const ROOM: u64 = 4096;
 
 /// Mode of log files (FS-72): they hold command lines and user names.
-const MODE: u32 = 0o640;
+pub(super) const MODE: u32 = 0o640;
 
 /// How large, and how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,14 @@ impl RollingFile {
     /// The bytes are not in the file; of a part that got there (a full disk) nothing stays. A file that can neither be rolled nor
     /// opened takes nothing more until it can: a log never grows without bound.
     pub fn write(&mut self, wall: Wall, bytes: &[u8]) -> io::Result<()> {
+        self.write_marked(wall, bytes, &mut |_| {})
+    }
+
+    /// The same; `before` is told which file it will be and how long that is, before the first byte is written.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn write_marked(&mut self, wall: Wall, bytes: &[u8], before: &mut dyn FnMut(Place)) -> io::Result<()> {
         if self.current.as_ref().is_some_and(|tail| tail.size >= self.rolling.limit) {
             self.roll(wall).map_err(io::Error::other)?;
         }
@@ -68,6 +78,7 @@ impl RollingFile {
             Some(current) => current,
             None => self.current.insert(Tail::new(self.dir.append(&self.name, MODE).map_err(io::Error::other)?)),
         };
+        before(Place { device: current.id.0, inode: current.id.1, size: current.size });
         current.append(bytes)
     }
 
@@ -105,6 +116,11 @@ impl RollingFile {
 trait Appendable: io::Write {
     /// Removes the last `written` bytes, which the latest writes added.
     fn take_back(&mut self, written: u64) -> io::Result<()>;
+
+    /// Device and inode; zeros if it cannot be said.
+    fn id(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }
 
 impl Appendable for File {
@@ -116,12 +132,18 @@ impl Appendable for File {
             _ => Err(io::Error::other("the file changed meanwhile")),
         }
     }
+
+    fn id(&self) -> (u64, u64) {
+        self.metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
+    }
 }
 
 /// The end of a file, where whole lines are added or nothing.
 #[derive(Debug)]
 struct Tail<F> {
     file: F,
+    /// Device and inode; zeros if it cannot be said.
+    id: (u64, u64),
     /// Bytes in the file, as far as we know: decides when it is rolled.
     size: u64,
     /// The file ends in a part of a line that could not be taken back.
@@ -130,7 +152,7 @@ struct Tail<F> {
 
 impl<F: Appendable> Tail<F> {
     fn new((file, size): (F, u64)) -> Self {
-        Self { file, size, torn: false }
+        Self { id: file.id(), file, size, torn: false }
     }
 
     /// Adds `bytes`, or takes back what a failed write left of them; if even that fails the next line does not begin behind it.
@@ -220,12 +242,24 @@ impl LogFile {
         self.name
     }
 
+    /// The folder it is in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Appends whole lines, as [`RollingFile::write`] does. A failure is told **once**: as long as it goes on, lines are dropped
     /// without another word.
     #[must_use]
     pub fn append(&self, wall: Wall, lines: &[u8]) -> Appended {
+        self.append_marked(wall, lines, &mut |_| {})
+    }
+
+    /// The same; `before` is told where the lines will be, before the first byte is written.
+    #[must_use]
+    pub fn append_marked(&self, wall: Wall, lines: &[u8], before: &mut dyn FnMut(Place)) -> Appended {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.append(&self.folder, self.name, wall, lines) {
+        match state.append(&self.folder, self.name, wall, lines, before) {
             Ok(()) => {
                 state.failed.take_if(|at| clock::mono().since(*at) >= RETRY);
                 Appended::Yes
@@ -250,8 +284,15 @@ impl LogFile {
 }
 
 impl State {
-    fn append(&mut self, folder: &Path, name: &str, wall: Wall, lines: &[u8]) -> Result<(), String> {
-        self.open(folder, name)?.write(wall, lines).map_err(|e| e.to_string())
+    fn append(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        wall: Wall,
+        lines: &[u8],
+        before: &mut dyn FnMut(Place),
+    ) -> Result<(), String> {
+        self.open(folder, name)?.write_marked(wall, lines, before).map_err(|e| e.to_string())
     }
 
     fn probe(&mut self, folder: &Path, name: &str) -> Result<(), String> {

@@ -4,12 +4,14 @@
 //! It decides nothing: who somebody is, what a file holds and what is worth saying, core says.
 
 pub mod accounts;
+pub mod audit;
 pub mod console;
 mod events;
 pub mod files;
 pub mod inherit;
 pub mod keystore;
 pub mod logfile;
+pub mod mapping;
 pub mod notify;
 pub mod ports;
 pub mod quota;
@@ -27,11 +29,10 @@ use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, Source, Sta
 use azure_proxy_agent_core::identity::{Claims, KernelRecord, Peer, PerDestination, Route, TargetMode};
 use azure_proxy_agent_core::keeper::{StoreError, StoredKey};
 use azure_proxy_agent_core::sign::KeyGuid;
-use azure_proxy_agent_core::time::Wall;
 use console::Console;
 use files::{Access, Dir, FileError};
 use keystore::KeyStore;
-use logfile::{AUDIT_FILE, Appended, LogFile};
+use logfile::{AUDIT_FILE, LogFile};
 use quota::ServiceManager;
 use redirect_ebpf::{Redirector, verify};
 use std::io;
@@ -283,17 +284,10 @@ impl Host {
         }
     }
 
-    /// Appends audit records: JSON objects, each with a line feed. A failure is logged once, not per record.
-    pub fn audit(&self, wall: Wall, lines: &[u8]) {
-        let Some(log) = &self.audit else { return };
-        match log.append(wall, lines) {
-            Appended::Yes | Appended::StillNot => {}
-            Appended::No(e) => {
-                let text = format!("{e}; audit records are being lost");
-                log::error!("{text}");
-                self.telemetry.log_fails(log, text);
-            }
-        }
+    /// Where audit records go; `None` if file logs are off (FS-04).
+    #[must_use]
+    pub fn audit_log(&self) -> Option<&LogFile> {
+        self.audit.as_deref()
     }
 
     /// Writes out a summary object (PX-108): to the connection log, to the journal, and as an event.

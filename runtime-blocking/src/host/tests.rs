@@ -162,8 +162,10 @@ fn fs36_important_notices_reach_the_console() {
 fn audit_records_are_appended_with_mode_0640() {
     let scratch = Scratch::new("host");
     let host = host(&scratch);
-    host.audit(Wall(0), b"{\"id\":1}\n");
-    host.audit(Wall(0), b"{\"id\":2}\n");
+    for line in [b"{\"id\":1}\n", b"{\"id\":2}\n"] {
+        let mut log = audit::AuditLog { host: &host, wall: azure_proxy_agent_core::time::Wall(0) };
+        crate::staging::Log::append(&mut log, line, &mut |_| {}).expect("writes");
+    }
     let path = scratch.path().join("logs/audit.jsonl");
     assert_eq!((fs::read_to_string(&path).expect("read").as_str(), mode(&path)), ("{\"id\":1}\n{\"id\":2}\n", 0o640));
 }

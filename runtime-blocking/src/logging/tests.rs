@@ -127,6 +127,7 @@ fn records_come_through_the_log_as_json_whatever_callers_choose() {
         details: Details::UnsupportedMethod,
         decision: None,
         epoch: Epoch(1),
+        forwarded: true,
     };
     let mut line = Vec::new();
     report::write_summary(&mut line, &summary);

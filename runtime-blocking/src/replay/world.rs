@@ -3,6 +3,7 @@
 use super::stage::{End, PATIENCE, Received, Stage, Whose};
 use crate::daemon::{Mailbox, Message, World};
 use crate::dial;
+use crate::pump::Note;
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::ConnectError;
 use azure_proxy_agent_core::identity::{KernelRecord, Peer, Route};
@@ -92,10 +93,15 @@ impl World for ReplayWorld {
         }
     }
 
-    fn record(&self, _: Now, summary: &Summary<'_>) {
-        let report = Output::Report(Report::of(summary).timeless());
-        self.stage.change(|s| s.effects.push(report));
+    fn note(&self, _: Now, note: Note, summary: &Summary<'_>) {
+        let output = match note {
+            Note::Intent => Output::Intend(summary.request),
+            Note::Record => Output::Report(Report::of(summary).timeless()),
+        };
+        self.stage.change(|s| s.effects.push(output));
     }
+
+    fn gone(&self, _: Now, _: u64) {}
 }
 
 /// A real refusal: the port is taken by a socket that does not listen.

@@ -1,0 +1,173 @@
+//! What lines look like.
+
+use super::*;
+use crate::http::reply::Status;
+use crate::identity::RawText;
+use crate::policy::Epoch;
+use core::time::Duration;
+use std::sync::Arc;
+
+fn peer(path: &[u8]) -> Peer {
+    Peer::Redirected {
+        to: Destination::Imds.addr(),
+        claims: Arc::new(Claims {
+            user_id: 1000,
+            user_name: RawText::from("alice"),
+            user_groups: vec![RawText::from("alice"), RawText::from("docker")],
+            process_id: 77,
+            executable: Executable::Known(RawText::from(path)),
+            command_line: "curl -s -H Metadata:true".into(),
+            cgroup: 1,
+            confidence: Confidence::Verified,
+        }),
+    }
+}
+
+fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
+    Summary {
+        kind: RecordKind::Normal,
+        request: 42,
+        connection: 7,
+        method: b"GET",
+        url: b"/metadata/instance?api-version=2021-02-01",
+        client: "127.0.0.1:51514".parse().unwrap(),
+        peer,
+        status: Status::OK,
+        elapsed: Duration::from_micros(7_900),
+        details,
+        decision: Some(Decision::Allow(Allowed::NoDocument)),
+        epoch: Epoch(3),
+        forwarded: true,
+    }
+}
+
+#[test]
+fn summary_object_px81_to_px96() {
+    let peer = peer(b"/usr/bin/curl");
+    let mut out = Vec::new();
+    write_summary(&mut out, &summary(&peer, Details::None));
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        r#"{"id":42,"method":"GET","url":"/metadata/instance?api-version=2021-02-01","clientIp":"127.0.0.1","clientPort":51514,"ip":"169.254.169.254","port":80,"userId":1000,"userName":"alice","userGroups":["alice","docker"],"processFullPath":"/usr/bin/curl","processCmdLine":"curl -s -H Metadata:true","runAsElevated":false,"responseStatus":"200 OK","elapsedTime":7,"errorDetails":""}"#
+    );
+}
+
+#[test]
+fn hostile_text_stays_one_line_px114_sec_f2() {
+    let peer = peer(b"/tmp/a\n{\"id\":1}\xff\x1b[31m");
+    let mut out = Vec::new();
+    write_audit(&mut out, &Summary { url: b"/\"\r\n", ..summary(&peer, Details::Denied) }, Wall(0));
+    let line = String::from_utf8(out).unwrap();
+    assert!(!line.contains(['\n', '\r', '\x1b']), "{line}");
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(value["processFullPath"], "/tmp/a\n{\"id\":1}\u{fffd}\u{1b}[31m");
+    assert!(value["errorDetails"].as_str().unwrap().starts_with("Block unauthorized request: {\"userId\":1000,"));
+}
+
+#[test]
+fn a_long_target_or_method_is_cut_at_a_character_boundary_px82_px83_px105() {
+    let peer = peer(b"/usr/bin/curl");
+    // The two bytes of the last character that counts would be the 4096th and the 4097th.
+    let long = format!("/{}\u{e9}{}", "a".repeat(4094), "b".repeat(60_000));
+    for (url, kept) in [(long.as_bytes(), 4095), (&long.as_bytes()[1..], 4096), (&[0xff; 60_000], 4095)] {
+        let (mut record, mut audit) = (Vec::new(), Vec::new());
+        let summary = Summary { method: url, url, ..summary(&peer, Details::Denied) };
+        write_summary(&mut record, &summary);
+        write_audit(&mut audit, &summary, Wall(0));
+        for line in [record, audit] {
+            let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            for name in ["method", "url"] {
+                let got = value[name].as_str().unwrap();
+                assert_eq!(got.len(), kept, "{name}");
+                assert!(String::from_utf8_lossy(url).starts_with(got), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn audit_mode_is_said_px73() {
+    let peer = peer(b"/usr/bin/curl");
+    let audited =
+        Summary { kind: RecordKind::Failed, decision: Some(Decision::Audit(Denial::Default)), ..summary(&peer, Details::Denied) };
+    let line = "IMDS request /metadata/instance?api-version=2021-02-01 denied in audit mode, continue forward the request";
+    assert_eq!(audit_notice(&audited).as_deref(), Some(line));
+    assert_eq!(audit_notice(&Summary { kind: RecordKind::Normal, ..audited }), None);
+    assert_eq!(audit_notice(&summary(&peer, Details::None)), None);
+}
+
+#[test]
+fn a_denied_request_is_audited_once_px104() {
+    let peer = peer(b"/usr/bin/curl");
+    let normal = summary(&peer, Details::Denied);
+    assert!(normal.is_audited());
+    assert!(!Summary { kind: RecordKind::Failed, ..normal }.is_audited());
+    // PX-24 is told as failed only.
+    assert!(Summary { kind: RecordKind::Failed, details: Details::NoClaims, ..normal }.is_audited());
+}
+
+#[test]
+fn without_identity_i19() {
+    let mut out = Vec::new();
+    write_summary(&mut out, &Summary { status: Status::MISDIRECTED, ..summary(&Peer::Unknown, Details::NoRecord) });
+    let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!((&value["ip"], &value["port"]), (&"None".into(), &0.into()));
+    assert_eq!((&value["userName"], &value["processFullPath"]), (&"empty".into(), &"empty".into()));
+    assert_eq!(value["responseStatus"], "421 Misdirected Request");
+    assert_eq!(value["errorDetails"], "No remote destination_ip found in the request, return!");
+}
+
+/// A caller whose every text is as long as it can be and consists of what JSON needs most room for.
+fn endless() -> Peer {
+    let long = "\u{1}".repeat(5_000);
+    Peer::Redirected {
+        to: Destination::HostGaPlugin.addr(),
+        claims: Arc::new(Claims {
+            user_id: u32::MAX,
+            user_name: RawText::from(long.as_str()),
+            user_groups: vec![RawText::from(long.as_str()); 300],
+            process_id: u32::MAX,
+            executable: Executable::Elsewhere(RawText::from(long.as_str())),
+            command_line: long.as_str().into(),
+            cgroup: 1,
+            confidence: Confidence::KernelOnly,
+        }),
+    }
+}
+
+#[test]
+fn a_line_is_bounded_whatever_the_caller_is_called_s53() {
+    let endless = endless();
+    let hostile = vec![b'"'; 60_000];
+    let summary = Summary {
+        request: u64::MAX,
+        connection: u64::MAX,
+        method: &hostile,
+        url: &hostile,
+        elapsed: Duration::MAX,
+        decision: Some(Decision::Deny(Denial::Default)),
+        epoch: Epoch(u64::MAX),
+        ..summary(&endless, Details::Denied)
+    };
+    let (mut audit, mut intent) = (Vec::new(), Vec::new());
+    write_audit(&mut audit, &summary, Wall(u64::MAX));
+    write_unfinished(&mut intent, &summary, Wall(u64::MAX), Unfinished::Interrupted);
+    for (line, most) in [(audit, MAX_LINE), (intent, MAX_UNFINISHED)] {
+        assert!(line.len() <= most, "{}", line.len());
+        let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((&value["id"], &value["userId"]), (&u64::MAX.into(), &u32::MAX.into()));
+        assert!(!value["url"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn an_unfinished_request_says_so_and_what_was_decided() {
+    let peer = peer(b"/usr/bin/curl");
+    let mut out = Vec::new();
+    let summary = Summary { elapsed: Duration::ZERO, ..summary(&peer, Details::None) };
+    write_unfinished(&mut out, &summary, Wall(1_767_687_330_123_000_000), Unfinished::Interrupted);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        r#"{"id":42,"method":"GET","url":"/metadata/instance?api-version=2021-02-01","clientIp":"127.0.0.1","clientPort":51514,"ip":"169.254.169.254","port":80,"userId":1000,"userName":"alice","userGroups":["alice","docker"],"processFullPath":"/usr/bin/curl","processCmdLine":"curl -s -H Metadata:true","runAsElevated":false,"responseStatus":"","elapsedTime":0,"errorDetails":"the agent ended before the outcome was known","decision":"allow","reason":"no-document","epoch":3,"connection":7,"processId":77,"identity":"verified","elapsedMicros":0,"time":"2026-01-06T08:15:30.123","outcome":"interrupted"}"#
+    );
+}
