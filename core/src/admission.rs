@@ -118,6 +118,7 @@ mod tests {
 
     const UNKNOWN: Holder = Holder { user: None, direct: true };
 
+    /// S-54, S-55
     #[test]
     fn half_of_the_places_for_one_user_px14a() {
         let mut a = Admission::new(&Limits { connections: 4, connections_per_user: 2, ..Limits::DEFAULT });

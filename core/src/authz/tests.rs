@@ -77,6 +77,7 @@ fn outcome(rules: &PerDestination<Option<Arc<Rules>>>, row: &Value, scratch: &mu
     }
 }
 
+/// I-13, S-20 to S-22, SEC-D1, SEC-D3
 #[test]
 fn decisions_json() {
     let vectors: Value = serde_json::from_str(DECISIONS).unwrap();
@@ -97,6 +98,7 @@ fn decisions_json() {
     }
 }
 
+/// S-26
 #[test]
 fn only_guarded_endpoints_are_ever_allowed_px64_px65() {
     for to in ["127.0.0.1:3080", "169.254.169.254:8080", "168.63.129.16:443", "10.0.0.1:80"] {

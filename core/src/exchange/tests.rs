@@ -121,6 +121,14 @@ fn framing() {
     assert_eq!(body(RESPONSES[4]).unwrap(), b"until the end");
 }
 
+/// S-63, W-23: a character in two chunks, in two reads, is one.
+#[test]
+fn a_character_is_not_split_by_chunks() {
+    let response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\xc3\r\n1\r\n\xa9\r\n0\r\n\r\n";
+    let read = run(response.chunks(1), Recv::Eof).unwrap().unwrap();
+    assert!(matches!(read.text(), Ok(Text::Json(text)) if text == "\u{e9}"));
+}
+
 #[test]
 fn unclear_responses_are_refused() {
     for (bytes, error) in [

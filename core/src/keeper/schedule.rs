@@ -119,6 +119,7 @@ mod tests {
         }
     }
 
+    /// W-106
     #[test]
     fn host_time_is_taken_every_15_minutes_w70() {
         let mut sync = ClockSync::default();

@@ -153,6 +153,7 @@ fn only_the_two_uploads_are_exempt_w65() {
     }
 }
 
+/// S-33
 #[test]
 fn guids_and_keys_are_checked_w51() {
     for good in [GUID, "A", "-", &"f".repeat(64)] {

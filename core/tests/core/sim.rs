@@ -35,6 +35,7 @@ const SEEDS: u64 = 3_000;
 /// Events of one run after which it is taken for endless.
 const EVENTS: usize = 400_000;
 
+/// SEC-05, SEC-06, SEC-09
 #[test]
 fn sim_random_schedules_keep_the_invariants() {
     let seeds = std::env::var("SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS);

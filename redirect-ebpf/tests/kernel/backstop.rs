@@ -51,6 +51,7 @@ sandboxed! {
 }
 
 sandboxed! {
+    /// SEC-B1a
     fn raw_packets_to_guarded_endpoints_are_refused(sandbox) {
         let options = LoadOptions { egress_backstop: true, ..sandbox.options() };
         let agent = Agent::start(&options, TargetMode::Audit);

@@ -10,6 +10,7 @@ use std::{env, fs, thread};
 const IMDS: std::net::SocketAddrV4 = Destination::Imds.addr();
 
 sandboxed! {
+    /// I-21
     fn the_record_says_who_connected_i03_i06_s09(sandbox) {
         let agent = sandbox.agent(TargetMode::Enforce);
         let mut caller = Caller::start(|stage| {
@@ -44,6 +45,7 @@ sandboxed! {
 }
 
 sandboxed! {
+    /// SEC-C2
     fn identity_is_that_of_connect_not_of_later_i01(sandbox) {
         let agent = sandbox.agent(TargetMode::Enforce);
         let caller = Caller::start(|stage| {

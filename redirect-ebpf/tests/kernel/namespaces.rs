@@ -49,6 +49,7 @@ fn callers_elsewhere(agent: &Agent) {
 }
 
 sandboxed! {
+    /// SEC-C6
     fn are_never_redirected_s08(sandbox) {
         callers_elsewhere(&sandbox.agent(TargetMode::Enforce));
     }

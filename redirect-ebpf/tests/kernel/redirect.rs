@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocke
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 sandboxed! {
+    /// I-23
     fn every_guarded_endpoint_leads_to_the_listener(sandbox) {
         let agent = sandbox.agent(TargetMode::Enforce);
         for destination in Destination::ALL {
@@ -26,6 +27,7 @@ sandboxed! {
 }
 
 sandboxed! {
+    /// W-42
     fn endpoints_that_are_off_are_left_alone(sandbox) {
         let agent = sandbox.agent(TargetMode::Off);
         let imds = real(Destination::Imds);
@@ -81,6 +83,7 @@ sandboxed! {
 }
 
 sandboxed! {
+    /// W-06
     fn an_exempt_socket_reaches_the_host_s10(sandbox) {
         let agent = sandbox.agent(TargetMode::Enforce);
         let imds = real(Destination::Imds);
@@ -130,6 +133,7 @@ sandboxed! {
 
 sandboxed! {
     /// S-07: a connection that never arrives leaves a note; whoever has the same source port later must not inherit it.
+    /// PX-07
     fn a_failed_connection_leaves_nothing_to_inherit_s07(sandbox) {
         let redirector = EbpfRedirector::load(&sandbox.options()).unwrap();
         redirector.set_targets(all(TargetMode::Enforce)).unwrap();
@@ -291,6 +295,7 @@ fn send_fast_open(socket: &impl AsRawFd, to: SocketAddrV4) {
 
 sandboxed! {
     /// The record belongs to the socket: many at once, accepted late and in any order, keep apart.
+    /// I-24
     fn many_at_once_keep_apart_s04(sandbox) {
         let agent = sandbox.agent(TargetMode::Enforce);
         rustix::net::listen(&agent.listener, 512).unwrap();

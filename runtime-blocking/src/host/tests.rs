@@ -51,6 +51,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("stat").permissions().mode() & 0o7777
 }
 
+/// I-26
 #[test]
 fn a_recorded_connection_gets_user_groups_and_what_the_kernel_said() {
     let scratch = Scratch::new("host");

@@ -211,6 +211,7 @@ impl HostileHost {
 }
 
 /// SEC-A1, PX-01
+/// W-04
 fn exactly_one_listener(runtime: Runtime) {
     let world = World::start(runtime);
     assert_eq!(listeners(world.agent.id()), ["0100007F:0C08"], "127.0.0.1:3080 and nothing else");
@@ -457,6 +458,7 @@ fn resets_at_every_state(runtime: Runtime) {
 }
 
 /// PX-14a, SEC-G1
+/// S-54, S-55
 fn as_many_connections_as_there_are_places(runtime: Runtime) {
     const PLACES: usize = 512;
     let calm = Calm::start(runtime);

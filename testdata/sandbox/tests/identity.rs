@@ -92,6 +92,7 @@ fn assert_verified(world: &World, target: &str, uid: u32, pid: &Value, program: 
 }
 
 /// I-20, S-09, PX-67: the WireServer is for elevated callers; IMDS for all, and it learns who is one.
+/// PX-08, I-03, I-06, I-08, I-10, I-21, I-22, SEC-C1
 fn elevated_is_the_real_user_id_zero_and_nothing_else(runtime: Runtime) {
     let world = World::start(runtime);
     let check = |name: &str, elevated: bool, uid: u32, ask: &dyn Fn(&str) -> Value| {
@@ -149,6 +150,7 @@ fn root_of_a_user_namespace_is_not_elevated(world: &World) {
 }
 
 /// PX-23, PX-49, PX-61, PX-63: whoever connects to the listener itself gets the local endpoints and nothing else.
+/// PX-09
 fn direct_connections_to_the_listener(runtime: Runtime) {
     let world = World::start(runtime);
     let ask = |user: &User, target: &str, more: &[&str]| {
@@ -181,6 +183,7 @@ fn direct_connections_to_the_listener(runtime: Runtime) {
 }
 
 /// The other half of the promise: around the agent there is nothing to be had.
+/// SEC-B1a
 fn a_direct_unsigned_call_is_refused_by_the_host(runtime: Runtime) {
     let world = World::start(runtime);
     let target = imds("around");

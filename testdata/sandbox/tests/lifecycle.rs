@@ -254,6 +254,7 @@ fn without_any_cgroup2(runtime: Runtime) {
 }
 
 /// A directory that is no cgroup2: said, and the first cgroup2 mount is used instead (design section 4).
+/// FS-12, FS-21
 fn a_cgroup_root_that_is_none(runtime: Runtime) {
     let sandbox = Sandbox::enter().unwrap();
     let only = sandbox.directory().join("only");
@@ -304,6 +305,7 @@ fn a_second_agent_leaves_the_first_alone(runtime: Runtime) {
 }
 
 /// PX-02, PX-57
+/// W-108, S-57
 fn a_port_that_somebody_else_has(runtime: Runtime) {
     let sandbox = Sandbox::enter().unwrap();
     let host = sandbox.start_host(HostOptions::default()).unwrap();
@@ -425,7 +427,7 @@ fn the_command_line(runtime: Runtime) {
     }
 }
 
-/// CLI-16 to CLI-22
+/// CLI-16 to CLI-22, CLI-36
 fn the_status_command(runtime: Runtime) {
     let mut world = World::start(runtime);
     let program = public(&world.sandbox, runtime);

@@ -83,6 +83,7 @@ fn echoed<'a>(echo: &'a Value, name: &str) -> Vec<&'a str> {
     wanted.map(|f| f[1].as_str().unwrap()).collect()
 }
 
+/// W-01 to W-03, W-42, SEC-B1
 fn every_method(runtime: Runtime) {
     let world = World::start(runtime);
     let root = Caller::root(&world.sandbox);
@@ -106,6 +107,7 @@ fn every_method(runtime: Runtime) {
 
 /// The rows of signature.json as requests. Each arrives as it was sent, and the host's own canonicalization agrees with the
 /// agent's about what was signed (W-52 to W-59).
+/// SEC-05
 fn every_signature_vector_that_can_be_sent(runtime: Runtime) {
     let world = World::start(runtime);
     let root = Caller::root(&world.sandbox);
@@ -470,6 +472,7 @@ fn telemetry_is_exempt(runtime: Runtime) {
 }
 
 /// SEC-B4, PX-74, PX-75
+/// S-28
 fn forged_headers_never_reach_the_host(runtime: Runtime) {
     const NAMES: [&str; 5] = [
         "x-ms-azure-host-authorization",
@@ -514,6 +517,7 @@ fn forged_headers_never_reach_the_host(runtime: Runtime) {
 }
 
 /// W-69
+/// CLI-37, SEC-B1
 fn the_marker_is_on_host_responses_only(runtime: Runtime) {
     let world = World::start(runtime);
     let nobody = Caller::nobody(&world.sandbox);

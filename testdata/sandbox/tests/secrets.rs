@@ -29,6 +29,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Every request that there is, at the most talkative level, with a key that changes; then a look at everything that was written.
+/// PX-115, FS-56, S-58, SEC-08, SEC-F1
 fn secrets_stay_where_they_belong(runtime: Runtime) {
     let mut world = World::with(runtime, HostOptions::default(), |o| {
         o.config("fileLogLevel", "Trace").config("fileLogLevelForSystemEvents", "Trace").config("enableHttpProxyTrace", true)

@@ -52,6 +52,20 @@ fn buckets_are_forgotten_after_four_hours_px107() {
     assert_eq!(counts(&s), [0u64; 0], "a key without buckets is dropped");
 }
 
+/// S-67, PX-110: what the wall clock does plays no part.
+#[test]
+fn a_changed_wall_clock_hides_and_repeats_nothing() {
+    let (mut s, peer) = (Summaries::default(), alice("curl"));
+    const YEAR: u64 = 365 * 86_400 * 1_000_000_000;
+    let walls = [10 * YEAR, 9 * YEAR, 11 * YEAR, 0].into_iter().cycle();
+    let opened = (0..4000).step_by(100).zip(walls).filter(|(t, wall)| {
+        let now = Now { wall: Wall(*wall), ..at(*t) };
+        s.record(now, &normal(&peer, 200))
+    });
+    assert_eq!(opened.map(|(t, _)| t).collect::<Vec<u64>>(), [0, 900, 1800, 2700, 3600]);
+    assert_eq!(counts(&s), [40]);
+}
+
 #[test]
 fn the_key_is_px106() {
     let mut s = Summaries::default();

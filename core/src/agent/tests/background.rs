@@ -4,6 +4,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// W-109, CLI-73
 #[test]
 fn s37_fs40_the_status_file_is_written_when_something_changes_and_every_minute() {
     let mut rig = Rig::new(v2(Some(GUID), RULES));

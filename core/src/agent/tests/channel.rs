@@ -3,6 +3,7 @@
 use super::*;
 use TargetMode::{Audit, Enforce};
 
+/// CLI-15c: the redirect is on, though there is no rule.
 #[test]
 fn version_1_latches_in_the_order_of_w96() {
     let mut rig = Rig::new(v1("Wireserver", None));
@@ -49,6 +50,7 @@ fn version_2_latches_with_rules() {
     assert_eq!(states["keyIncarnationId"], "3");
 }
 
+/// W-05, W-14, W-18
 #[test]
 fn attestation_is_vector_sig_22() {
     let vectors: serde_json::Value = serde_json::from_str(include_str!("../../../../testdata/vectors/signature.json")).unwrap();
@@ -65,6 +67,7 @@ fn attestation_is_vector_sig_22() {
     assert_eq!(String::from_utf8_lossy(attest.head()), expected);
 }
 
+/// W-05, W-14
 #[test]
 fn calls_are_w16_and_w17() {
     let mut rig = Rig::new(v1("Wireserver", None));

@@ -75,6 +75,7 @@ fn disabled_forgets_the_key_w82_w100() {
     assert_eq!(rig.redirects.last(), Some(&targets(Audit, Enforce)));
 }
 
+/// S-24
 #[test]
 fn documents_are_compared_as_a_whole_w45() {
     let mut rig = Rig::new(v2(Some(GUID), RULES));
@@ -131,6 +132,7 @@ fn nothing_is_redirected_before_the_redirector_is_ready() {
     assert_eq!(rig.redirects, [targets(Audit, Enforce)], "at once, not at the next poll");
 }
 
+/// S-31
 #[test]
 fn the_redirect_follows_the_status_even_without_a_key_w84() {
     let mut rig = Rig::new(v1("Wireserver", None));

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// W-112, CLI-12 to CLI-14, S-36
 #[test]
 fn finished_when_all_three_are_ready() {
     let mut rig = Rig::new(v1("Wireserver", None));
@@ -90,6 +91,7 @@ fn a_disabled_channel_is_asked_anew_cli24_w87_px58() {
     assert_eq!(rig.status()["proxyAgentStatus"]["keyLatchStatus"]["states"]["secureChannelState"], "disabled");
 }
 
+/// CLI-15b
 #[test]
 fn a_notification_during_trouble_is_unfinished_until_a_good_status_w87() {
     let mut rig = Rig::new(v1("Disabled", None));
@@ -106,6 +108,7 @@ fn a_notification_during_trouble_is_unfinished_until_a_good_status_w87() {
     assert!(rig.provision(asked, false).0);
 }
 
+/// S-35
 #[test]
 fn notifications_are_limited_px59_and_do_not_queue_w89() {
     let mut rig = Rig::new(v1("Disabled", None));
@@ -176,6 +179,7 @@ fn a_notification_without_a_latched_key_confirms_nothing_w88() {
     assert_eq!(rig.polls(), polls + 1);
 }
 
+/// W-104, W-105
 #[test]
 fn after_120_s_provisioning_ends_with_errors_cli15a() {
     let mut rig = Rig::new(v1("Wireserver", None));
@@ -206,6 +210,7 @@ fn after_120_s_provisioning_ends_with_errors_cli15a() {
     assert_eq!(rig.files[&StateFile::StatusTag], "");
 }
 
+/// PX-03, PX-109, CLI-73
 #[test]
 fn status_document_is_fs40_to_fs53() {
     let mut rig = Rig::new(v2(None, RULES));

@@ -146,6 +146,7 @@ fn the_first_failing_stage_decides() {
     }
 }
 
+/// S-22
 #[test]
 fn ambiguous_paths_of_r84() {
     let mut scratch = Scratch::new();

@@ -197,6 +197,7 @@ fn i49_password_options() {
     ]);
 }
 
+/// I-17, I-18
 #[test]
 fn command_lines_i32_and_i33() {
     assert_eq!(&*command_line(None), "undefined");

@@ -29,6 +29,7 @@ fn read(base: &str, from: &str, to: &str) -> Result<HostStatus, Rejected> {
     HostStatus::from_json(&base.replacen(from, to, 1))
 }
 
+/// W-25, W-27, W-28, W-32
 #[test]
 fn the_examples_of_section_2_1() {
     let v2 = HostStatus::from_json(V2).unwrap();
@@ -44,6 +45,7 @@ fn the_examples_of_section_2_1() {
     assert_eq!(v1.documents, PerDestination::default(), "W-43");
 }
 
+/// W-24, W-25, S-29, S-33
 #[test]
 fn rejected_by_w33_to_w37_and_w51() {
     for (base, from, to, why) in [
@@ -64,6 +66,7 @@ fn rejected_by_w33_to_w37_and_w51() {
     }
 }
 
+/// W-24 to W-26, W-28, W-29, W-31, W-32
 #[test]
 fn wrong_shapes_are_unusable() {
     for (base, from, to) in [
@@ -96,6 +99,7 @@ fn vtpm_is_accepted_and_gives_no_key_w36() {
     assert_eq!(read(V1, r#""http""#, r#""vtpm""#).unwrap().delivery, Delivery::Vtpm);
 }
 
+/// W-26, W-30
 #[test]
 fn version_1_states_w39_w40() {
     for (word, text, wanted) in [
@@ -110,6 +114,7 @@ fn version_1_states_w39_w40() {
     assert_eq!(other.state, ChannelState::WireServer, "W-37");
 }
 
+/// W-31, S-30
 #[test]
 fn version_2_modes_w40_and_w44() {
     let status = read(V2, r#""enforce""#, r#""ENFORCE""#).unwrap();

@@ -51,6 +51,7 @@ fn i14_an_id_without_account_has_neither_name_nor_groups() {
     assert_eq!(Accounts::system().get(3_999_999_999, Mono(0)), AccountFacts::default());
 }
 
+/// S-12
 #[test]
 fn i30_found_for_60_s_unknown_for_5_s() {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -83,6 +84,7 @@ fn i30_at_most_1024_entries_and_the_soonest_to_expire_goes() {
     assert!(state.cache.contains_key(&1099) && !state.cache.contains_key(&0));
 }
 
+/// S-12
 #[test]
 fn i31_a_hanging_database_costs_the_patience_once_and_the_late_answer_counts() {
     let (release, hang) = mpsc::channel::<()>();

@@ -31,6 +31,7 @@ fn store() -> (Scratch, KeyStore, PathBuf) {
     (scratch, store, path)
 }
 
+/// FS-31
 #[test]
 fn fs30_the_file_is_this_and_nothing_else_is_left() {
     let (_scratch, store, path) = store();

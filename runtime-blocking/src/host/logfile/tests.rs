@@ -23,6 +23,7 @@ fn fs62_rolled_before_a_write_that_finds_it_full_and_fs64_never_splits_a_line() 
     assert_eq!(fs::read(scratch.path().join("a.log")).expect("read"), b"a line longer than the limit\n");
 }
 
+/// S-62
 #[test]
 fn fs63_keeps_the_newest_and_fs73_never_deletes_foreign_names() {
     let scratch = Scratch::new("logfile");

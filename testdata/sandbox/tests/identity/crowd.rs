@@ -15,6 +15,7 @@ on_both_runtimes!(two_hundred_parallel_callers_of_five_users_are_never_mixed_up,
 const USERS: [(u32, &str); 5] = [(0, "root"), (1, "daemon"), (33, "www-data"), (65534, "nobody"), (54321, "undefined")];
 
 /// S-02, S-04, S-06: identity belongs to the socket. All processes start at the same moment.
+/// I-24, SEC-10
 fn two_hundred_parallel_callers_of_five_users_are_never_mixed_up(runtime: Runtime) {
     let world = World::start(runtime);
     let (gate, opener) = std::io::pipe().unwrap();

@@ -31,6 +31,7 @@ fn a_thread_is_its_process(runtime: Runtime) {
 }
 
 /// S-02, S-07: the same source port for one user after the other; nothing of the one sticks to it.
+/// PX-07, I-11, I-12, I-24
 fn an_explicit_source_port(runtime: Runtime) {
     let world = World::start(runtime);
     for (user, name, port) in
@@ -45,6 +46,7 @@ fn an_explicit_source_port(runtime: Runtime) {
 }
 
 /// S-01: dual-stack clients connect an AF_INET6 socket, which the IPv4 hook does not see.
+/// SEC-C7
 fn an_ipv4_mapped_address(runtime: Runtime) {
     let world = World::start(runtime);
     for (user, target, status) in
@@ -112,6 +114,7 @@ fn host_of(target: &str) -> &'static str {
 }
 
 /// I-01: whoever called connect is who asks, also when another user sends the request.
+/// SEC-C2
 fn a_socket_handed_to_another_user_stays_its_connectors(runtime: Runtime) {
     let world = World::start(runtime);
     for (target, connector, asker, status) in [
