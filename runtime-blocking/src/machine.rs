@@ -52,6 +52,13 @@ impl Machine {
         }
     }
 
+    /// Whether an earlier agent left its redirect: connections come before ours is loaded, and only with ours can be told whose they
+    /// are.
+    #[must_use]
+    pub fn succeeds(&self) -> bool {
+        self.pins.is_some()
+    }
+
     /// The redirector, once it is loaded.
     #[must_use]
     pub fn redirector(&self) -> Option<&dyn Redirector> {

@@ -9,6 +9,7 @@ use crate::memory;
 use azure_proxy_agent_core::agent::AgentEvent;
 use redirect_ebpf::{EbpfRedirector, LoadOptions};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// Quick attempts, and the pause after each (W-107).
@@ -17,8 +18,9 @@ const QUICK: (u32, Duration) = (5, Duration::from_millis(10));
 const SLOW: Duration = Duration::from_secs(15);
 
 /// Loads and attaches the kernel programs; keeps trying until it works. Only for who has the listener: a second agent must not
-/// touch the redirect of the first (CLI-11).
-pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config) {
+/// touch the redirect of the first (CLI-11). `tried` ends when it works, or when the quick attempts are over.
+pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, tried: Sender<()>) {
+    let mut tried = Some(tried);
     let options = LoadOptions {
         cgroup_root: Some(config.cgroup_root.clone()),
         object: config.ebpf_file.clone().filter(|path| path.exists()),
@@ -48,6 +50,7 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config) {
             }
             Err(e) => {
                 if attempt >= QUICK.0 {
+                    drop(tried.take());
                     let text = format!("Failed to start the redirector: {e}");
                     daemon.mailbox.post(Message::Event(AgentEvent::RedirectorFailed(text)));
                 }

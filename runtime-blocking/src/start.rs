@@ -19,6 +19,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Quick attempts to listen, and the pause between them (PX-02); then one every [`LISTEN_SLOW`].
@@ -26,6 +27,9 @@ const LISTEN_QUICK: (u32, Duration) = (6, Duration::from_secs(1));
 const LISTEN_SLOW: Duration = Duration::from_secs(5);
 /// Between two looks whether another agent has ended.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long the connections that an earlier agent's redirect brings wait for this one's to be loaded. Usually 20 ms; a machine on which
+/// it cannot be loaded answers them with 421 after this.
+const SUCCESSION: Duration = Duration::from_secs(3);
 /// How long requests under way may take at the end (FS-101).
 pub const DRAIN: Duration = Duration::from_secs(2);
 
@@ -133,7 +137,11 @@ impl Start {
             }
         };
         daemon.mailbox.post(Message::Event(AgentEvent::ListenerReady));
-        self.redirect(daemon, machine);
+        let tried = self.redirect(daemon, machine);
+        if machine.succeeds() {
+            // Until then they wait in the queue of the listener: accepted now, they would be refused as unknown.
+            let _ = tried.recv_timeout(SUCCESSION);
+        }
         Some(listener)
     }
 
@@ -157,13 +165,15 @@ impl Start {
         }
     }
 
-    fn redirect(&self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) {
+    /// Begins to load the redirect. What is returned ends when that has come to something.
+    fn redirect(&self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Receiver<()> {
         let (daemon, machine, config) = (Arc::clone(daemon), Arc::clone(machine), self.run.config.clone());
-        let started =
-            std::thread::Builder::new().name("redirect".into()).spawn(move || redirection::bring_up(&daemon, &machine, &config));
-        if let Err(e) = started {
+        let (tried, ended) = channel();
+        let bring_up = move || redirection::bring_up(&daemon, &machine, &config, tried);
+        if let Err(e) = std::thread::Builder::new().name("redirect".into()).spawn(bring_up) {
             log::error!("The redirector was not started: {e}");
         }
+        ended
     }
 
     /// Prints the prompt of `console` and makes Enter a stop (CLI-02).
