@@ -94,6 +94,7 @@ fn a_key_on_disk_is_used_without_asking_w90() {
     assert_eq!(rig.key_message(), "Found key details from local and ready to use. - 0");
 }
 
+/// SEC-E5: also when it is an older key of this machine.
 #[test]
 fn a_key_file_under_a_wrong_name_counts_as_missing_w99() {
     for content in [key_document(OTHER_GUID, OTHER_KEY), key_document(GUID, "xyz"), String::new()] {
