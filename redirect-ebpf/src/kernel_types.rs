@@ -34,11 +34,13 @@ const ENUM64: u32 = 19;
 const STRIDE: usize = 64;
 
 /// What an object wants to know of the kernel: names of structures, and names of members.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wanted {
     types: HashSet<Vec<u8>>,
     members: HashSet<Vec<u8>>,
-    longest: usize,
+    /// For each first letter, the lengths of the names that begin with it, as bits: most of the kernel's 130,000 names need no second
+    /// look.
+    lengths: [u64; 256],
 }
 
 impl Wanted {
@@ -46,11 +48,11 @@ impl Wanted {
     pub(crate) fn by(object: &[u8]) -> io::Result<Self> {
         let mut reader = Types::open(io::Cursor::new(object))?;
         let mut names = HashMap::new();
-        reader.each_name(usize::MAX, |offset, name| {
+        reader.each_name(|offset, name| {
             names.insert(offset, name.to_vec());
         })?;
         let name = |offset: u32| names.get(&offset).map_or(&[][..], Vec::as_slice);
-        let mut wanted = Self::default();
+        let mut wanted = Self { types: HashSet::new(), members: HashSet::new(), lengths: [0; 256] };
         for record in reader.all()? {
             if matches!(record.kind(), STRUCT | UNION) {
                 wanted.types.insert(flavourless(name(record.name())).to_vec());
@@ -59,8 +61,17 @@ impl Wanted {
         }
         wanted.types.remove(&[][..]);
         wanted.members.remove(&[][..]);
-        wanted.longest = wanted.types.iter().chain(&wanted.members).map(Vec::len).max().unwrap_or(0);
+        for name in wanted.types.iter().chain(&wanted.members) {
+            if let Some(lengths) = name.first().and_then(|first| wanted.lengths.get_mut(usize::from(*first))) {
+                *lengths |= 1 << name.len().min(63);
+            }
+        }
         Ok(wanted)
+    }
+
+    fn may_have(&self, name: &[u8]) -> bool {
+        let lengths = name.first().and_then(|first| self.lengths.get(usize::from(*first)));
+        lengths.is_some_and(|lengths| lengths >> name.len().min(63) & 1 != 0)
     }
 }
 
@@ -72,14 +83,17 @@ fn flavourless(name: &[u8]) -> &[u8] {
 pub(crate) fn excerpt(kernel: impl Read + Seek, wanted: &Wanted) -> io::Result<Vec<u8>> {
     let mut kernel = Types::open(kernel)?;
     let mut cut = Cut::default();
-    // The offsets that stand for names of interest.
-    let (mut types, mut members) = (HashSet::new(), HashMap::new());
-    kernel.each_name(wanted.longest, |offset, name| {
+    // The offsets that stand for names of interest; those of structures in ascending order, as they come.
+    let (mut types, mut texts) = (Vec::new(), HashMap::new());
+    kernel.each_name(|offset, name| {
+        if !wanted.may_have(name) {
+            return;
+        }
         if wanted.types.contains(name) {
-            types.insert(offset);
+            types.push(offset);
         }
         if wanted.types.contains(name) || wanted.members.contains(name) {
-            members.insert(offset, name.to_vec());
+            texts.insert(offset, name.to_vec());
         }
     })?;
     let mut index = Vec::new();
@@ -88,11 +102,11 @@ pub(crate) fn excerpt(kernel: impl Read + Seek, wanted: &Wanted) -> io::Result<V
         if id as usize % STRIDE == 1 {
             index.push((id, at));
         }
-        if matches!(kind, STRUCT | UNION) && types.contains(&name) {
+        if matches!(kind, STRUCT | UNION) && types.binary_search(&name).is_ok() {
             queue.push(id);
         }
     })?;
-    let names = Names { types, members };
+    let names = Names { types, texts };
     // Numbers in the excerpt are given in this order, from 1.
     let mut order: Vec<Record> = Vec::new();
     let mut number: BTreeMap<u32, u32> = queue.iter().copied().zip(1..).collect();
@@ -114,7 +128,7 @@ pub(crate) fn excerpt(kernel: impl Read + Seek, wanted: &Wanted) -> io::Result<V
     }
     for record in &mut order {
         for name in record.names() {
-            *name = cut.string(names.members.get(name).map_or(&[][..], Vec::as_slice));
+            *name = cut.string(names.texts.get(name).map_or(&[][..], Vec::as_slice));
         }
         cut.types.extend(record.0.iter().flat_map(|word| word.to_ne_bytes()));
     }
@@ -123,9 +137,9 @@ pub(crate) fn excerpt(kernel: impl Read + Seek, wanted: &Wanted) -> io::Result<V
 
 struct Names {
     /// Of wanted structures.
-    types: HashSet<u32>,
+    types: Vec<u32>,
     /// Of everything wanted, with the text.
-    members: HashMap<u32, Vec<u8>>,
+    texts: HashMap<u32, Vec<u8>>,
 }
 
 /// The excerpt under construction.
@@ -195,8 +209,8 @@ impl Record {
     fn reduce(&mut self, names: &Names) {
         match self.kind() {
             STRUCT | UNION => {
-                let named = self.name() != 0 && !names.types.contains(&self.name());
-                let keep = |m: &[u32; 3]| !named && (m[0] == 0 || names.members.contains_key(&m[0]));
+                let named = self.name() != 0 && names.types.binary_search(&self.name()).is_err();
+                let keep = |m: &[u32; 3]| !named && (m[0] == 0 || names.texts.contains_key(&m[0]));
                 let kept: Vec<[u32; 3]> = self.members().filter(keep).collect();
                 self.0.truncate(3);
                 self.0.extend(kept.as_flattened());
@@ -278,8 +292,8 @@ impl<R: Read + Seek> Types<R> {
         Ok(Self { source, types, strings: (length + string_at, string_length) })
     }
 
-    /// Calls `f` with the offset of each name that is not longer than `longest`.
-    fn each_name(&mut self, longest: usize, mut f: impl FnMut(u32, &[u8])) -> io::Result<()> {
+    /// Calls `f` with each name and its offset.
+    fn each_name(&mut self, mut f: impl FnMut(u32, &[u8])) -> io::Result<()> {
         self.source.seek(SeekFrom::Start(self.strings.0))?;
         let mut left = self.strings.1;
         // Of the name that began in an earlier piece.
@@ -300,9 +314,7 @@ impl<R: Read + Seek> Types<R> {
                 if whole {
                     let name = if begun.is_empty() { text } else { &begun };
                     let after = offset + name.len() as u32 + 1;
-                    if name.len() <= longest {
-                        f(offset, name);
-                    }
+                    f(offset, name);
                     offset = after;
                     begun.clear();
                 }
@@ -321,10 +333,10 @@ impl<R: Read + Seek> Types<R> {
         while at < end {
             let [name, info, _] = self.head()?;
             f(id, at, kind(info), name);
-            let tail = 4 * tail(info)? as u64;
-            self.source.seek_relative(tail.cast_signed())?;
+            let tail = 4 * tail(info)?;
+            self.skip(tail)?;
             id += 1;
-            at += 12 + tail;
+            at += 12 + tail as u64;
         }
         Ok(())
     }
@@ -349,7 +361,7 @@ impl<R: Read + Seek> Types<R> {
         self.source.seek(SeekFrom::Start(place))?;
         while at < id {
             let [_, info, _] = self.head()?;
-            self.source.seek_relative(4 * tail(info)? as i64)?;
+            self.skip(4 * tail(info)?)?;
             at += 1;
         }
         self.read()
@@ -366,12 +378,23 @@ impl<R: Read + Seek> Types<R> {
     /// Name, info, and size or type.
     fn head(&mut self) -> io::Result<[u32; 3]> {
         let mut head = [0; 12];
-        self.source.read_exact(&mut head)?;
-        let mut words = [0; 3];
-        for (word, bytes) in words.iter_mut().zip(head.as_chunks().0) {
-            *word = u32::from_ne_bytes(*bytes);
+        match self.source.buffer().first_chunk::<12>() {
+            Some(bytes) => {
+                head = *bytes;
+                self.source.consume(12);
+            }
+            None => self.source.read_exact(&mut head)?,
         }
-        Ok(words)
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = head;
+        Ok([[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes))
+    }
+
+    fn skip(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes <= self.source.buffer().len() {
+            self.source.consume(bytes);
+            return Ok(());
+        }
+        self.source.seek_relative(bytes as i64)
     }
 }
 

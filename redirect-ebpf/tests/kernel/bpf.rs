@@ -84,7 +84,6 @@ pub(crate) fn open_pin(path: &Path) -> OwnedFd {
 }
 
 /// Pins something.
-#[allow(dead_code)]
 pub(crate) fn pin(object: &OwnedFd, path: &Path) {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     let mut attr = [path.as_ptr() as u64, u64::from(object.as_raw_fd().cast_unsigned())];
@@ -108,7 +107,6 @@ pub(crate) fn overwrite_long(map: RawFd, value: u64) {
 }
 
 /// Puts another program behind a link.
-#[allow(dead_code)]
 pub(crate) fn update(link: &OwnedFd, program: &OwnedFd) {
     let mut attr = [link.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned(), 0, 0];
     bpf(29, &mut attr).unwrap();

@@ -303,6 +303,9 @@ impl Caller {
         let pid = check(unsafe { libc::fork() });
         if pid == 0 {
             drop((go, ready));
+            // A test that fails or is killed by its alarm leaves nobody behind.
+            // SAFETY: no pointers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             let mut stage = Stage { go: go_reader, ready: ready_writer };
             let result = panic::catch_unwind(panic::AssertUnwindSafe(|| body(&mut stage)));
             // SAFETY: ends this process without running the test harness again.
@@ -314,6 +317,11 @@ impl Caller {
     /// Waits until the caller pauses.
     pub(crate) fn paused(&mut self) {
         self.ready.read_exact(&mut [0]).expect("the caller ended before it paused");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go(&mut self) {
+        self.go.write_all(b".").unwrap();
     }
 
     /// Lets it go on and waits until it has ended well.
