@@ -76,11 +76,7 @@ impl Store {
 
     /// Whether the directories are still the ones that were opened; makes them again if somebody removed them (S-13).
     pub(crate) fn recover(&mut self, layout: u32) -> Result<(), RedirectError> {
-        let is_same = |dir: &OwnedFd| match (rustix::fs::fstat(dir), rustix::fs::fstat(&self.lock)) {
-            (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-            _ => false,
-        };
-        if !open_root(&self.root)?.is_some_and(|dir| is_same(&dir)) {
+        if !open_root(&self.root)?.is_some_and(|dir| is_same(&dir, &self.lock)) {
             log::warn!("eBPF: {} was replaced by somebody else; pinning again", self.root.display());
             (self.lock, self.dir) = directories(&self.root, layout, &self.changes)?;
         } else if open_root(&self.dir)?.is_none() {
@@ -269,11 +265,22 @@ fn directories(root: &Path, layout: u32, changes: &Changes) -> Result<(OwnedFd, 
         }
     };
     lock(root, opened.as_fd())?;
+    // Who had it before may have removed it: then the lock is one on nothing.
+    if !open_root(root)?.is_some_and(|dir| is_same(&dir, &opened)) {
+        return Err(RedirectError::Busy { path: root.to_owned() });
+    }
     let dir = root.join(format!("v{layout}"));
     if open_root(&dir)?.is_none() {
         make_dir(&dir, changes)?;
     }
     Ok((opened, dir))
+}
+
+fn is_same(a: &OwnedFd, b: &OwnedFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
 }
 
 fn make_dir(path: &Path, changes: &Changes) -> Result<(), RedirectError> {

@@ -27,20 +27,26 @@ pub(crate) struct Ready {
     pub(crate) how: &'static str,
 }
 
-/// Puts the programs that `options` ask for in force.
+/// Puts the programs that `options` ask for in force. On an error, nothing is left that was not there before (S-05).
 pub(crate) fn bring_up(options: &LoadOptions, cgroup: Cgroup, store: Option<&Store>) -> Result<Ready, RedirectError> {
-    let object = options.bytes()?;
-    let fingerprint = options.fingerprint(&object);
-    let Some(store) = store else { return settle(options, &object, fingerprint, cgroup, None) };
-    let cgroup = match keep(options, fingerprint, cgroup, store) {
-        Ok(ready) => return Ok(ready),
-        Err(cgroup) => cgroup,
-    };
-    let result = settle(options, &object, fingerprint, cgroup, Some(store));
-    if result.is_err() {
+    let result = keep_or_settle(options, cgroup, store);
+    if let (Err(_), Some(store)) = (&result, store) {
         store.undo();
     }
     result
+}
+
+fn keep_or_settle(options: &LoadOptions, cgroup: Cgroup, store: Option<&Store>) -> Result<Ready, RedirectError> {
+    let object = options.bytes()?;
+    let fingerprint = options.fingerprint(&object);
+    let cgroup = match store {
+        None => cgroup,
+        Some(store) => match keep(options, fingerprint, cgroup, store) {
+            Ok(ready) => return Ok(ready),
+            Err(cgroup) => cgroup,
+        },
+    };
+    settle(options, &object, fingerprint, cgroup, store)
 }
 
 /// Everything as the same build left it: not a single change.

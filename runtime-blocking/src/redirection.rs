@@ -39,7 +39,7 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, trie
     loop {
         attempt += 1;
         let loaded = EbpfRedirector::load(&options);
-        // Parsing the kernel's types takes a hundred times the memory that stays.
+        // Parsing the object takes memory that is not needed again.
         memory::give_back();
         match loaded {
             Ok(redirector) => {

@@ -193,6 +193,9 @@ sandboxed! {
         let error = EbpfRedirector::load(&options).unwrap_err();
         assert!(matches!(error, RedirectError::Exclusive { program: "connect6" }), "{error:?}");
         assert_eq!(bpf::hooks_in_use(&sandbox.cgroup), [bpf::CONNECT6], "only the other one");
+        assert!(!options.pins.as_ref().unwrap().exists());
+        let missing = LoadOptions { object: Some("/nonexistent.o".into()), ..options.clone() };
+        assert!(matches!(EbpfRedirector::load(&missing).unwrap_err(), RedirectError::ObjectFile { .. }));
         assert!(!options.pins.unwrap().exists());
     }
 }
