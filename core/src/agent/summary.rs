@@ -141,11 +141,13 @@ impl Table {
         let mut entries: Vec<_> = rows
             .into_iter()
             .map(Row::entry)
-            .take_while(|entry| {
-                text.clear();
-                let size = json::append(&mut text, entry).map_or(usize::MAX, |()| text.len());
-                left = left.saturating_sub(size);
-                left > 0
+            .filter(|entry| match left.checked_sub(entry.size(&mut text)) {
+                Some(rest) => {
+                    left = rest;
+                    true
+                }
+                // Smaller ones may still fit: no row hides all the others.
+                None => false,
             })
             .collect();
         entries.shrink_to_fit();
@@ -232,6 +234,15 @@ pub(super) struct Entry<'a> {
     count: u64,
     user_groups: Vec<Cow<'a, str>>,
     process_full_path: Cow<'a, str>,
+}
+
+impl Entry<'_> {
+    /// Bytes that it takes in the status file, generously: one line per member and per group, indented. `text` is room to work in.
+    fn size(&self, text: &mut Vec<u8>) -> usize {
+        text.clear();
+        let size = json::append(text, self).map_or(usize::MAX, |()| text.len());
+        size.saturating_add(128 + 12 * self.user_groups.len())
+    }
 }
 
 /// Time buckets, oldest first, inline: nothing is allocated when one opens.

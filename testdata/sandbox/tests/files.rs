@@ -244,7 +244,7 @@ fn a_disk_that_takes_nothing_at_the_start(runtime: Runtime) {
         let repair = scene.break_disk(how);
         scene.start(Ready::Listening);
         scene.wait_for_module("keyLatchStatus", how.text());
-        scene.wait_for_module("monitorStatus", &format!("Status could not be written: "));
+        scene.wait_for_module("monitorStatus", "Status could not be written: ");
         scene.wait("the redirect is there", || (scene.ask() == Some(401)).then_some(()));
         scene.wait_for_module("telemetryLoggerStatus", "The log file audit.jsonl is not written: ");
         // A few rounds: nothing is attested, nothing is repeated.
@@ -408,9 +408,9 @@ fn links_in_the_way_of_files(runtime: Runtime) {
         scene.wait_for_module("telemetryLoggerStatus", &format!("{log}: refused, because it is a symbolic link"));
     }
     let untouched = |scene: &Scene| {
-        for n in 0..names.len() {
+        for (n, name) in names.iter().enumerate() {
             let victim = fs::read_to_string(scene.path(&format!("victims/{n}"))).ok();
-            assert_eq!(victim.as_deref(), (n % 2 == 0).then_some("untouched"), "{}", names[n]);
+            assert_eq!(victim.as_deref(), (n % 2 == 0).then_some("untouched"), "{name}");
         }
     };
     untouched(&scene);

@@ -116,3 +116,37 @@ fn tables_are_bounded_px110_s53() {
         "whole entries"
     );
 }
+
+#[test]
+fn s53_the_status_document_stays_below_4_mib_whatever_callers_do() {
+    use crate::agent::{AgentEffect, StatusDraft, StatusReader};
+    let claims = |n: usize, groups: usize, line: &str| Claims {
+        user_id: 1000,
+        user_name: RawText::from("alice"),
+        user_groups: (0..groups).map(|g| RawText::from(g.to_string().as_str())).collect(),
+        process_id: 7,
+        executable: Executable::Known(RawText::from(format!("/tmp/{n}{}", "\u{2}".repeat(2000)).as_str())),
+        command_line: line.into(),
+        cgroup: 1,
+        confidence: Confidence::Verified,
+    };
+    // Every byte escaped; characters of several bytes; one line of the file per group; one row that fits nowhere.
+    let lines = ["\u{1}".repeat(1020), "\u{10ffff}".repeat(255), "\"\\".repeat(500), "x".to_owned()];
+    for groups in [0, 1, 300] {
+        let mut s = Summaries::default();
+        for n in 0..2000 {
+            let groups = if n == 1999 { 65_537 } else { groups };
+            let claims = Arc::new(claims(n, groups, &format!("{n}{}", lines[n % lines.len()])));
+            let peer = Peer::Redirected { to: Destination::Imds.addr(), claims };
+            let kind = if n % 2 == 0 { RecordKind::Normal } else { RecordKind::Failed };
+            s.record(at(1), &Record { kind, ..normal(&peer, 200) });
+        }
+        let effect = StatusDraft::default().complete(StatusReader::File, &mut s, at(2));
+        let AgentEffect::WriteState { bytes, .. } = effect else { panic!("a file") };
+        assert!(bytes.len() < 4 << 20, "{} bytes with {groups} groups", bytes.len());
+        let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        for table in ["proxyConnectionSummary", "failedAuthenticateSummary"] {
+            assert!(document[table].as_array().unwrap().len() > 1, "{table} with {groups} groups");
+        }
+    }
+}
