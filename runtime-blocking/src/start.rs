@@ -10,7 +10,7 @@ use crate::reload::Reload;
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use crate::{cli, listener, logging, memory, redirection, signals, wait};
-use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent};
+use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent, Level, Source};
 use azure_proxy_agent_core::limits::Limits;
 use redirect_ebpf::Pins;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -33,10 +33,15 @@ const SUCCESSION: Duration = Duration::from_secs(3);
 /// How long requests under way may take at the end (FS-101).
 pub const DRAIN: Duration = Duration::from_secs(2);
 
+/// What the start line is as an event (T-06).
+const START: Source = Source { task: "start", component: "proxy_agent" };
+
 /// What a runtime starts with.
 pub struct Start {
     run: cli::Run,
     telemetry: Arc<Telemetry>,
+    /// When the process began.
+    begun: Instant,
     /// The signals, and what else tells the daemon to end.
     pub stop: Stop,
     /// A listener that an earlier agent or a socket unit left with the service manager.
@@ -58,7 +63,7 @@ pub fn main(program: &'static str, run: fn(Start) -> io::Result<()>) -> ExitCode
     let begun = cli::begin(program, args, started, &mut io::stdout(), &mut io::stderr());
     let result = match begun {
         cli::Next::Exit(code) => return ExitCode::from(code),
-        cli::Next::Run(settings) => Start::new(settings).and_then(run),
+        cli::Next::Run(settings) => Start::new(settings, started).and_then(run),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,7 +75,7 @@ pub fn main(program: &'static str, run: fn(Start) -> io::Result<()>) -> ExitCode
 }
 
 impl Start {
-    fn new(run: cli::Run) -> io::Result<Self> {
+    fn new(run: cli::Run, begun: Instant) -> io::Result<Self> {
         // The first descriptors that this process has are those that it was given.
         let handed_over = inherit::take();
         memory::one_heap();
@@ -83,7 +88,7 @@ impl Start {
         let inherited = choose(handed_over);
         let manager = Arc::new(Manager::new(&|name| std::env::var_os(name)));
         let stop = Stop { signals: signals::block()?, console: run.console };
-        Ok(Self { run, telemetry, stop, inherited, manager, log })
+        Ok(Self { run, telemetry, begun, stop, inherited, manager, log })
     }
 
     /// The machine, with its directories checked, and what the connections share.
@@ -91,6 +96,7 @@ impl Start {
     pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
         let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry));
+        host.notice(Some(START), Level::Info, true, &start_line(self.begun.elapsed()));
         host.prepare();
         // Before the first socket of our own: what an earlier agent left would redirect its connection, and refuse it the port.
         let pins = self.run.config.pin_folder.as_deref().and_then(|folder| {
@@ -257,6 +263,12 @@ pub fn end(daemon: &Daemon, machine: &Machine) {
     daemon.mailbox.post(Message::Stop);
 }
 
+/// The first line of every log and of the serial console (FS-37).
+fn start_line(elapsed: Duration) -> String {
+    let (version, arch, elapsed) = (cli::VERSION, std::env::consts::ARCH, elapsed.as_millis());
+    format!("============== GuestProxyAgent ({version}) is starting on Linux({arch}), elapsed: {elapsed}")
+}
+
 /// The key is in memory: no core dump may carry it out (invariant 5), and no process of another user may look (ptrace).
 fn forbid_core_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -292,4 +304,16 @@ fn raise_descriptor_limit() -> u64 {
         return current.unwrap_or(target);
     }
     current.map_or(target, |soft| soft.max(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fs37_the_start_line() {
+        let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+        let expected = format!("============== GuestProxyAgent ({version}) is starting on Linux({arch}), elapsed: 7");
+        assert_eq!(start_line(Duration::from_micros(7_900)), expected);
+    }
 }

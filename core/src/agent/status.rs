@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_is_escaped_fs34() {
+    fn fs33_fs34_tags_hold_a_time_and_an_escaped_text() {
         assert_eq!(status_tag("a & 'b' \"c\" <d>\r\n"), b"a &amp; &apos;b&apos; &quot;c&quot; &lt;d&gt;\r\n");
         assert_eq!(provisioned_tag(Wall(1_767_687_330_412_000_000)), b"2026-01-06T08:15:30.412");
     }

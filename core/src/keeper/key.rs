@@ -149,8 +149,11 @@ mod tests {
         assert_eq!(format!("{key:?}"), "StoredKey(7f9c2ba4-e88f-4e6d-9c1a-5d0f3f6b2a11)");
     }
 
+    /// FS-31
     #[test]
     fn documents_of_w46_to_w51() {
+        let without = StoredKey::from_json(FILE.replacen("  \"incarnationId\": 3,\n", "", 1).as_bytes()).unwrap();
+        assert_eq!(str::from_utf8(&without.to_json()).unwrap(), FILE.replacen("  \"incarnationId\": 3,\n", "", 1));
         let with = |from: &str, to: &str| StoredKey::from_json(FILE.replacen(from, to, 1).as_bytes()).map(|_| ());
         assert_eq!(with("3", "null"), Ok(()));
         assert_eq!(with("\"incarnationId\": 3,", "\"other\": [{}],"), Ok(()));

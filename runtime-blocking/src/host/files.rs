@@ -177,6 +177,10 @@ impl Dir {
             openat(&self.fd, name, flags, mode).map_err(|e| fail(not_followed(e, Cause::NotAFile, &self.path.join(name))))?;
         let stat = fstat(&fd).map_err(|e| fail(e.into()))?;
         check_file(&stat).map_err(fail)?;
+        // What is appended here must not appear elsewhere under another name (SEC-F3).
+        if stat.st_nlink > 1 {
+            return Err(fail(Cause::HardLink));
+        }
         if Mode::from_raw_mode(stat.st_mode) != mode {
             fchmod(&fd, mode).map_err(|e| fail(e.into()))?;
         }
@@ -329,6 +333,7 @@ pub(super) enum Cause {
     Symlink,
     NotADirectory,
     NotAFile,
+    HardLink,
     /// The user id that it belongs to.
     Owner(u32),
     /// Its mode.
@@ -372,6 +377,7 @@ impl fmt::Display for FileError {
             Cause::Symlink => f.write_str("refused, because it is a symbolic link"),
             Cause::NotADirectory => f.write_str("refused, because it is not a directory"),
             Cause::NotAFile => f.write_str("refused, because it is not a regular file"),
+            Cause::HardLink => f.write_str("refused, because the file has another name, too"),
             Cause::Owner(uid) => write!(f, "refused, because it belongs to user id {uid}, not to root"),
             Cause::Writable(mode) => write!(f, "refused, because its mode {:04o} lets others write", mode & 0o7777),
             Cause::TooLarge(limit) => write!(f, "refused, because it is larger than {limit} bytes"),

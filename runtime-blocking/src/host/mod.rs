@@ -232,7 +232,8 @@ impl Host {
         for old in surplus_snapshots(&mut folder.names()?) {
             folder.remove(old)?;
         }
-        folder.replace(name, &format!("{name}.tmp"), 0o640, bytes).map_err(|e| e.of(&self.status_folder))
+        // Not synced: a key waits to be loaded, and the next start writes another one anyway.
+        folder.add(name, &format!("{name}.tmp"), 0o640, bytes).map_err(|e| e.of(&self.status_folder))
     }
 
     /// Removes a state file if it is there (FS-35).

@@ -1,4 +1,4 @@
-//! The limit on our own processor time (FS-100): the service manager is asked to set it, for this run only. Best effort.
+//! The limit on our own processor time (FS-100): the service manager is asked to set it, until the next boot. Best effort.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -30,7 +30,7 @@ impl Default for ServiceManager {
 }
 
 impl ServiceManager {
-    /// Limits this service to `percent` of one processor until it is stopped. Says how it went: a service without limit is as good.
+    /// Limits this service to `percent` of one processor until the next boot. Says how it went: a service without limit is as good.
     pub fn limit_cpu(&self, percent: u8) {
         match own_unit() {
             None => log::debug!("Not started by systemd: processor time is not limited"),

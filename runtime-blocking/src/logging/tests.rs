@@ -191,6 +191,7 @@ fn sec_e2_a_refused_log_folder_is_reported_once_and_the_streams_go_on() {
     assert_eq!(err.text(), expected);
 }
 
+/// FS-13 to FS-15
 #[test]
 fn nothing_is_formatted_that_nobody_reads() {
     let level = |folder, file, system| logger(&config(folder, file, system), Style::Plain).0.handle.0.level();

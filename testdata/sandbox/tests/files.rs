@@ -182,7 +182,7 @@ impl Broken {
     }
 }
 
-/// SEC-E1, FS-24, FS-25, FS-30, FS-40, FS-72, R-155, T-73: whatever the umask is.
+/// SEC-E1, FS-05, FS-06, FS-24, FS-25, FS-27, FS-30, FS-40, FS-72, R-155, T-73: whatever the umask is.
 fn owners_and_modes(runtime: Runtime) {
     let mut scene = Scene::new(runtime);
     scene.start(Ready::Provisioned);

@@ -242,7 +242,7 @@ LEFT
 exec DAEMON' sh "$@"
 "#;
 
-/// `cgroupRoot`, and nowhere else to go.
+/// FS-12, FS-21: `cgroupRoot`, and nowhere else to go.
 fn without_any_cgroup2(runtime: Runtime) {
     let script = CGROUPS.replace("KEEP", "").replace("LEFT", "if mounts; then echo a cgroup2 is left; exit 77; fi");
     let mut world = started(runtime, &script, Some("/nonexistent"));

@@ -32,7 +32,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// PX-115, FS-56, S-58, SEC-08, SEC-F1
 fn secrets_stay_where_they_belong(runtime: Runtime) {
     let mut world = World::with(runtime, HostOptions::default(), |o| {
-        o.config("fileLogLevel", "Trace").config("fileLogLevelForSystemEvents", "Trace").config("enableHttpProxyTrace", true)
+        o.config("fileLogLevelForEvents", "Trace").config("fileLogLevel", "Trace").config("fileLogLevelForSystemEvents", "Trace").config("enableHttpProxyTrace", true)
     });
     let (root, nobody) = (Caller::root(&world.sandbox), Caller::nobody(&world.sandbox));
     let ask = |marker: &str| {
@@ -79,6 +79,9 @@ fn secrets_stay_where_they_belong(runtime: Runtime) {
         }
         assert!(!text.contains("azure-hmac-sha256 "), "{name} contains an authorization field");
     }
+    // SEC-F1: with everything that was said in them (T-16).
+    let events = fs::read_dir(world.sandbox.log_folder().join("events")).unwrap().count();
+    assert!(events > 0, "no event files were there to look at");
     assert!(looked >= 4, "only {looked} files were there to look at");
 }
 

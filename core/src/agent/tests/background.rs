@@ -279,3 +279,34 @@ fn cli15_fs100_the_processor_is_limited_once() {
     rig.secs(300);
     assert_eq!(rig.cpu_limits, [15]);
 }
+
+#[test]
+fn fs37_what_the_serial_console_shows() {
+    let shown = |rig: &Rig| -> Vec<String> {
+        let texts = rig.log.lines().filter_map(|line| line.split("console: true, text: \"").nth(1));
+        texts.map(|text| text.split('"').next().unwrap().to_owned()).collect()
+    };
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.start_all();
+    rig.host.status = Ok((200, v1("Wireserver", Some(GUID))));
+    rig.secs(120);
+    assert_eq!(
+        shown(&rig),
+        [
+            "Successfully attest the key and ready to use. - 0",
+            "Started proxy listener, ready to accept request - 0",
+            "Started Redirector with eBPF maps - 0",
+            "Provision finished successfully"
+        ]
+    );
+    let mut rig = Rig::new(v1("Wireserver", None));
+    rig.host.status = Err(FetchError::TimedOut);
+    rig.start();
+    rig.secs(120);
+    let expected = [
+        "ebpfProgramStatus - Status unknown.",
+        "keyLatchStatus - Failed to get key status - no complete response in time",
+        "proxyListenerStatus - Status unknown.",
+    ];
+    assert_eq!(shown(&rig), expected, "PX-57");
+}

@@ -66,13 +66,17 @@ fn goes_on_in_an_existing_file_and_fs72_narrows_its_mode() {
 }
 
 #[test]
-fn sec_e2_links_are_refused_and_their_targets_untouched() {
+fn sec_e2_sec_f3_links_are_refused_and_their_targets_untouched() {
     let scratch = Scratch::new("logfile");
     let target = scratch.path().join("target");
     std::os::unix::fs::symlink(&target, scratch.path().join("a.log")).expect("dangling link");
     let error = RollingFile::open(scratch.path(), "a.log", SMALL).expect_err("refused").to_string();
     assert!(error.ends_with("a.log: refused, because it is a symbolic link"), "{error}");
     assert!(!target.exists());
+    fs::write(scratch.path().join("victim"), "untouched").expect("write");
+    fs::hard_link(scratch.path().join("victim"), scratch.path().join("c.log")).expect("hard link");
+    let error = RollingFile::open(scratch.path(), "c.log", SMALL).expect_err("refused, too").to_string();
+    assert!(error.ends_with("c.log: refused, because the file has another name, too"), "{error}");
     std::os::unix::fs::symlink(scratch.path(), scratch.path().join("folder")).expect("link");
     RollingFile::open(&scratch.path().join("folder"), "b.log", SMALL).expect_err("refused");
     assert!(!scratch.path().join("b.log").exists());
