@@ -49,16 +49,38 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, trie
                 return;
             }
             Err(e) => {
-                if attempt >= QUICK.0 {
+                if !is_quick(attempt) {
                     drop(tried.take());
                     let text = format!("Failed to start the redirector: {e}");
                     daemon.mailbox.post(Message::Event(AgentEvent::RedirectorFailed(text)));
                 }
             }
         }
-        std::thread::sleep(if attempt < QUICK.0 { QUICK.1 } else { SLOW });
+        std::thread::sleep(pause(attempt));
         if daemon.is_draining() {
             return;
         }
+    }
+}
+
+/// Whether a failure is kept to ourselves, because another quick attempt follows.
+const fn is_quick(attempt: u32) -> bool {
+    attempt < QUICK.0
+}
+
+/// The pause after a failed attempt; the first one is 1.
+const fn pause(attempt: u32) -> Duration {
+    if is_quick(attempt) { QUICK.1 } else { SLOW }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w107_s05_five_attempts_in_a_hurry_and_then_one_every_15_s() {
+        let pauses: Vec<u128> = (1..8).map(|attempt| pause(attempt).as_millis()).collect();
+        assert_eq!(pauses, [10, 10, 10, 10, 15_000, 15_000, 15_000]);
+        assert_eq!((1..8).find(|attempt| !is_quick(*attempt)), Some(5), "the fifth failure is told");
     }
 }

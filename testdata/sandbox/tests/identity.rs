@@ -20,7 +20,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-use sandbox::User;
+use sandbox::{HostOptions, User};
 use serde_json::Value;
 use support::{Runtime, World, not_run, on_both_runtimes, root, text};
 
@@ -28,6 +28,7 @@ on_both_runtimes!(
     elevated_is_the_real_user_id_zero_and_nothing_else,
     direct_connections_to_the_listener,
     a_direct_unsigned_call_is_refused_by_the_host,
+    a_user_of_two_thousand_groups_has_them_all,
 );
 
 const CALLER: &str = include_str!("identity/caller.py");
@@ -203,4 +204,25 @@ fn a_direct_unsigned_call_is_refused_by_the_host(runtime: Runtime) {
     let target = imds("through");
     assert_eq!(call(&world, &nobody(), "plain", &target, &[])["status"], 200);
     assert_eq!(world.seen_for(&target).unwrap().verified, "signed");
+}
+
+/// I-15, I-04, I-05
+fn a_user_of_two_thousand_groups_has_them_all(runtime: Runtime) {
+    const GROUPS: u32 = 2000;
+    let prepare = |sandbox: &sandbox::Sandbox| {
+        let file = sandbox.directory().join("group");
+        let more: String = (0..GROUPS).map(|n| format!("many{n:04}:x:{}:nobody\n", 100_000 + n)).collect();
+        fs::write(&file, fs::read_to_string("/etc/group").unwrap() + &more).unwrap();
+        let mounted = sandbox.command("mount").arg("--bind").arg(&file).arg("/etc/group").status().unwrap();
+        assert!(mounted.success());
+    };
+    let world = World::with_sandbox(runtime, HostOptions::default(), prepare, |_, options| options);
+    let target = imds("many-groups");
+    assert_eq!(call(&world, &nobody(), "plain", &target, &[])["status"], 200);
+    let line = world.audit_for(&target);
+    assert_eq!(line["userName"], "nobody");
+    let groups = line["userGroups"].as_array().unwrap();
+    // After those below 100 000, ascending by number.
+    let many: Vec<Value> = (0..GROUPS).map(|n| format!("many{n:04}").into()).collect();
+    assert!(groups.ends_with(&many), "{} groups, the last of them {:?}", groups.len(), groups.last());
 }
