@@ -18,6 +18,7 @@ mod json;
 pub mod keeper;
 pub mod limits;
 pub mod policy;
+pub mod refusals;
 #[cfg(feature = "replay")]
 pub mod replay;
 pub mod report;

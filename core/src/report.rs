@@ -5,13 +5,19 @@
 use crate::authz::{Allowed, Decision, Denial};
 use crate::conn::{Details, Summary};
 use crate::effect::RecordKind;
-use crate::identity::{Claims, Confidence, Destination, Executable, Peer};
+use crate::http::reply::Status;
+use crate::identity::{Claims, Confidence, Destination, Executable, KernelRecord, Peer, Route};
 use crate::json;
+use crate::policy::Epoch;
+use crate::refusals::{Refused, Suppressed};
 use crate::time::{Stamp, Wall};
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, SerializeStruct, Serializer};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 /// Longest audit line. Bytes, without line feed. A record that does not fit is written with shorter texts and fewer groups.
 pub const MAX_LINE: usize = 32 * 1024;
@@ -44,13 +50,13 @@ impl Cut {
 
 /// Appends the summary object (PX-81 to PX-96) as one line of JSON, without line feed.
 pub fn write_summary(out: &mut Vec<u8>, summary: &Summary<'_>) {
-    write(out, &Line { summary, audit: None, cut: Cut::NORMAL, unfinished: None });
+    write(out, &Line { summary, audit: None, cut: Cut::NORMAL, what: What::Finished });
 }
 
 /// Appends the audit record: the summary object's members first, then decision, reason, epoch, connection, identity confidence and
 /// time. At most [`MAX_LINE`] bytes.
 pub fn write_audit(out: &mut Vec<u8>, summary: &Summary<'_>, wall: Wall) {
-    write_fitting(out, MAX_LINE, |cut| Line { summary, audit: Some(wall), cut, unfinished: None });
+    write_fitting(out, MAX_LINE, |cut| Line { summary, audit: Some(wall), cut, what: What::Finished });
 }
 
 /// What becomes of a request of which only the intent to forward it was written down.
@@ -81,7 +87,7 @@ impl Unfinished {
 /// Appends the audit record of a request that was decided and goes to the host: without status, with `outcome`. At most
 /// [`MAX_UNFINISHED`] bytes.
 pub fn write_unfinished(out: &mut Vec<u8>, summary: &Summary<'_>, wall: Wall, outcome: Unfinished) {
-    write_fitting(out, MAX_UNFINISHED, |cut| Line { summary, audit: Some(wall), cut, unfinished: Some(outcome) });
+    write_fitting(out, MAX_UNFINISHED, |cut| Line { summary, audit: Some(wall), cut, what: What::Unfinished(outcome) });
 }
 
 /// Appends the audit line that says how many lines before it could not be written.
@@ -93,6 +99,51 @@ pub fn write_lost(out: &mut Vec<u8>, lost: u64, wall: Wall) {
         time: Show<Stamp>,
     }
     write(out, &Lost { lost, reason: "the audit log could not be written", time: Show(wall.stamp()) });
+}
+
+/// Appends the audit line that says how many refused requests of one user were not written.
+pub fn write_suppressed(out: &mut Vec<u8>, suppressed: &Suppressed, wall: Wall) {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Line {
+        suppressed: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<u32>,
+        whose: &'static str,
+        reason: &'static str,
+        since: Show<Stamp>,
+        time: Show<Stamp>,
+    }
+    let (user_id, whose) = match suppressed.whose {
+        Refused::User(id) => (Some(id), "user"),
+        Refused::Unknown => (None, "unknown callers"),
+        Refused::Others => (None, "other users"),
+    };
+    let (since, time) = (Show(suppressed.since.stamp()), Show(wall.stamp()));
+    write(out, &Line { suppressed: suppressed.count, user_id, whose, reason: "too many refused requests", since, time });
+}
+
+/// Appends the audit record of a connection to a guarded endpoint from another network namespace (S-08), which the agent never sees:
+/// the summary object's members first, as far as they are known. `wall` is when it connected.
+pub fn write_foreign(out: &mut Vec<u8>, record: &KernelRecord, claims: &Arc<Claims>, wall: Wall) {
+    let peer = Peer::Redirected { to: record.original, claims: Arc::clone(claims) };
+    let summary = Summary {
+        kind: RecordKind::Normal,
+        request: 0,
+        connection: 0,
+        method: b"",
+        url: b"",
+        client: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+        peer: &peer,
+        status: Status::OK,
+        elapsed: Duration::ZERO,
+        details: Details::None,
+        decision: None,
+        epoch: Epoch::default(),
+        forwarded: false,
+    };
+    let what = What::Foreign(Foreign { refused: record.route == Route::Refused, netns: record.netns });
+    write_fitting(out, MAX_LINE, |cut| Line { summary: &summary, audit: Some(wall), cut, what });
 }
 
 /// The log line of a request that rules deny but audit mode forwards (PX-73); belongs at Info. The target has no byte that could
@@ -128,7 +179,24 @@ struct Line<'a> {
     summary: &'a Summary<'a>,
     audit: Option<Wall>,
     cut: Cut,
-    unfinished: Option<Unfinished>,
+    what: What,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// A request that has ended.
+    Finished,
+    /// One that has not.
+    Unfinished(Unfinished),
+    /// A connection that never came here.
+    Foreign(Foreign),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Foreign {
+    refused: bool,
+    netns: u64,
 }
 
 impl Serialize for Line<'_> {
@@ -153,18 +221,22 @@ impl Serialize for Line<'_> {
         out.serialize_field("processFullPath", cut(&claims.map_or(Cow::Borrowed("empty"), process_path), caller))?;
         out.serialize_field("processCmdLine", cut(claims.map_or("empty", |c| &c.command_line), caller))?;
         out.serialize_field("runAsElevated", &claims.is_some_and(Claims::is_elevated))?;
-        match self.unfinished {
-            Some(_) => out.serialize_field("responseStatus", "")?,
-            None => out.serialize_field("responseStatus", &Show(s.status))?,
+        match self.what {
+            What::Finished => out.serialize_field("responseStatus", &Show(s.status))?,
+            What::Unfinished(_) | What::Foreign(_) => out.serialize_field("responseStatus", "")?,
         }
         out.serialize_field("elapsedTime", &u64::try_from(s.elapsed.as_millis()).unwrap_or(u64::MAX))?;
-        match (self.unfinished, s.details) {
-            (Some(unfinished), _) => out.serialize_field("errorDetails", unfinished.details())?,
-            (None, Details::None) => out.serialize_field("errorDetails", "")?,
-            (None, _) => out.serialize_field("errorDetails", cut(&error_details(s), long))?,
+        match (self.what, s.details) {
+            (What::Unfinished(outcome), _) => out.serialize_field("errorDetails", outcome.details())?,
+            (_, Details::None) => out.serialize_field("errorDetails", "")?,
+            _ => out.serialize_field("errorDetails", cut(&error_details(s), long))?,
         }
         if let Some(wall) = self.audit {
-            let (decision, reason) = decision_words(s);
+            let (decision, reason) = match self.what {
+                What::Foreign(foreign) if foreign.refused => ("refused", Some(Reason::Foreign)),
+                What::Foreign(_) => ("passed", Some(Reason::Foreign)),
+                _ => decision_words(s),
+            };
             out.serialize_field("decision", decision)?;
             match reason {
                 Some(reason) => out.serialize_field("reason", &Show(reason))?,
@@ -177,8 +249,10 @@ impl Serialize for Line<'_> {
             out.serialize_field("elapsedMicros", &u64::try_from(s.elapsed.as_micros()).unwrap_or(u64::MAX))?;
             out.serialize_field("time", &Show(wall.stamp()))?;
         }
-        if let Some(unfinished) = self.unfinished {
-            out.serialize_field("outcome", unfinished.word())?;
+        match self.what {
+            What::Finished => {}
+            What::Unfinished(outcome) => out.serialize_field("outcome", outcome.word())?,
+            What::Foreign(foreign) => out.serialize_field("networkNamespace", &foreign.netns)?,
         }
         out.end()
     }
@@ -223,6 +297,7 @@ fn process_path(claims: &Claims) -> Cow<'_, str> {
 enum Reason {
     Allowed(Allowed),
     Denied(Denial),
+    Foreign,
 }
 
 impl fmt::Display for Reason {
@@ -230,6 +305,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Allowed(a) => a.fmt(f),
             Self::Denied(d) => d.fmt(f),
+            Self::Foreign => f.write_str("another network namespace"),
         }
     }
 }

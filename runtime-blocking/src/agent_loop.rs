@@ -171,6 +171,7 @@ impl AgentLoop {
         }
         self.tidy();
         if self.stopped {
+            self.machine.note_foreign();
             self.machine.records.close(now, &self.machine.host);
         } else if self.flush_at.is_some_and(|at| now.mono >= at) {
             self.flush_at = (!self.machine.flush()).then(|| now.mono + FLUSH_AGAIN);
@@ -205,6 +206,11 @@ impl AgentLoop {
     fn carry_out(&mut self) {
         loop {
             while let Some(effect) = self.agent.poll_effect() {
+                if matches!(effect, AgentEffect::Heartbeat) {
+                    // Often enough for everything that is written down by and by.
+                    self.machine.note_foreign();
+                    let _: bool = self.machine.flush();
+                }
                 match self.machine.host.run(effect, self.machine.redirector()) {
                     Ran::Answered(answer) => self.answers.push_back(answer),
                     Ran::Done => {}

@@ -77,6 +77,11 @@ impl Machine {
         self.records.flush(&self.host, clock::now())
     }
 
+    /// Writes down who connected from other network namespaces since the last time (S-08).
+    pub fn note_foreign(&self) {
+        self.records.foreign(self.redirector(), &self.host);
+    }
+
     fn flush_soon(&self, written: Written) {
         if written == Written::Waiting {
             self.mailbox.post(Message::Flush);

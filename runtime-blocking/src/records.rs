@@ -1,6 +1,7 @@
 //! What is kept and written about requests: the tables, the journal's sample, the audit log. Nothing that was decided is lost when
 //! the process is killed (`staging`).
 
+use crate::clock;
 use crate::host::Host;
 use crate::host::audit::{AuditLog, NotWritten, open_staging};
 use crate::host::mapping::Mapping;
@@ -8,10 +9,13 @@ use crate::logging::CONNECTION;
 use crate::staging::{Recovered, Staging};
 use azure_proxy_agent_core::agent::{Record, Summaries};
 use azure_proxy_agent_core::conn::Summary;
+use azure_proxy_agent_core::identity::{Claims, KernelRecord};
+use azure_proxy_agent_core::refusals::Refusals;
 use azure_proxy_agent_core::report::{self, Unfinished};
-use azure_proxy_agent_core::time::{Mono, Now};
+use azure_proxy_agent_core::time::{Mono, Now, Wall};
+use redirect_ebpf::Redirector;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Audit lines are written at once, or, under load, together after this long.
@@ -20,6 +24,10 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 const BUFFER: usize = 32 * 1024;
 /// How long a staging file that cannot be used is left alone.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// Notes about other network namespaces that are written down at a time, and how long that may take.
+const FOREIGN: usize = 256;
+const FOREIGN_TIME: Duration = Duration::from_secs(1);
 
 /// Tables and waiting audit lines of all connections.
 #[derive(Debug, Default)]
@@ -39,6 +47,8 @@ struct Inner {
     complained: bool,
     /// It was in use before.
     again: bool,
+    /// What of the log refused requests may fill.
+    refusals: Refusals,
     /// Audit lines that had to be dropped since the log was last written.
     lost: u64,
     /// Everything was written down; what still comes is written at once. The connections whose requests got their line then.
@@ -100,9 +110,31 @@ impl Records {
         inner.line.clear();
         report::write_audit(&mut inner.line, summary, now.wall);
         inner.line.push(b'\n');
+        let user = summary.peer.claims().map(|claims| claims.user_id);
+        if !summary.forwarded && !inner.refusals.admit(now, user, inner.line.len()) {
+            return Written::Done;
+        }
         let first = inner.append(now, summary.request, host);
         inner.staging.settle(summary.connection);
         inner.written(now, first, host)
+    }
+
+    /// Writes down who connected to a guarded endpoint from another network namespace since the last time, or was kept from it (S-08).
+    /// Most of it: a container that does nothing else must not keep us busy.
+    pub fn foreign(&self, redirector: Option<&dyn Redirector>, host: &Host) {
+        let since = clock::mono();
+        for _ in 0..FOREIGN {
+            let record = match redirector.map_or(Ok(None), Redirector::next_foreign) {
+                Ok(Some(record)) => record,
+                Ok(None) => return,
+                Err(e) => return log::warn!("{e}"),
+            };
+            let claims = host.claims(&record);
+            self.lock().foreign(clock::now(), &record, &claims, host);
+            if clock::mono().since(since) >= FOREIGN_TIME {
+                return;
+            }
+        }
     }
 
     /// A connection is over. A request that was noted and never reported is one whose outcome nobody knows.
@@ -117,6 +149,7 @@ impl Records {
     #[must_use]
     pub fn flush(&self, host: &Host, now: Now) -> bool {
         let mut inner = self.lock();
+        inner.tell_suppressed(now, false, host);
         inner.flush(now, host);
         inner.staging.waiting() == 0
     }
@@ -131,6 +164,7 @@ impl Records {
                 inner.staging.settle(connection);
             }
         }
+        inner.tell_suppressed(now, true, host);
         inner.flush(now, host);
         inner.closed = Some(told);
     }
@@ -214,6 +248,27 @@ impl Inner {
         first
     }
 
+    fn foreign(&mut self, now: Now, record: &KernelRecord, claims: &Arc<Claims>, host: &Host) {
+        let ago = u64::try_from(now.mono.since(Mono(record.connected_at)).as_nanos()).unwrap_or(u64::MAX);
+        self.line.clear();
+        report::write_foreign(&mut self.line, record, claims, Wall(now.wall.0.saturating_sub(ago)));
+        self.line.push(b'\n');
+        if host.audit_log().is_some() && self.refusals.admit(now, Some(record.uid), self.line.len()) {
+            self.ready(now, host);
+            self.append(now, 0, host);
+        }
+    }
+
+    /// Adds lines that say how many refused requests were not written.
+    fn tell_suppressed(&mut self, now: Now, all: bool, host: &Host) {
+        while let Some(suppressed) = self.refusals.due(now.mono, all) {
+            self.line.clear();
+            report::write_suppressed(&mut self.line, &suppressed, now.wall);
+            self.line.push(b'\n');
+            self.append(now, 0, host);
+        }
+    }
+
     /// Appends the line of a request that was noted and not reported, if there is one; `true` if it is the first that waits.
     fn unsettled(&mut self, now: Now, connection: u64, host: &Host) -> Option<bool> {
         let intent = self.staging.unsettled(connection)?;
@@ -257,3 +312,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,7 @@
 //! Whatever callers choose, each record is one line of JSON that says what they chose and nothing else (PX-114, SEC-F2, SEC-07).
 
 use super::*;
-use crate::http::reply::Status;
 use crate::identity::RawText;
-use crate::policy::Epoch;
-use core::time::Duration;
-use std::sync::Arc;
 
 struct Random(u64);
 

@@ -1,11 +1,7 @@
 //! What lines look like.
 
 use super::*;
-use crate::http::reply::Status;
 use crate::identity::RawText;
-use crate::policy::Epoch;
-use core::time::Duration;
-use std::sync::Arc;
 
 fn peer(path: &[u8]) -> Peer {
     Peer::Redirected {
@@ -169,5 +165,63 @@ fn an_unfinished_request_says_so_and_what_was_decided() {
     assert_eq!(
         String::from_utf8(out).unwrap(),
         r#"{"id":42,"method":"GET","url":"/metadata/instance?api-version=2021-02-01","clientIp":"127.0.0.1","clientPort":51514,"ip":"169.254.169.254","port":80,"userId":1000,"userName":"alice","userGroups":["alice","docker"],"processFullPath":"/usr/bin/curl","processCmdLine":"curl -s -H Metadata:true","runAsElevated":false,"responseStatus":"","elapsedTime":0,"errorDetails":"the agent ended before the outcome was known","decision":"allow","reason":"no-document","epoch":3,"connection":7,"processId":77,"identity":"verified","elapsedMicros":0,"time":"2026-01-06T08:15:30.123","outcome":"interrupted"}"#
+    );
+}
+
+#[test]
+fn a_connection_from_another_network_namespace_is_told_s08() {
+    let peer = peer(b"/usr/bin/curl");
+    let record = KernelRecord {
+        route: Route::Refused,
+        original: Destination::Imds.addr(),
+        tgid: 77,
+        tid: 77,
+        ppid: 1,
+        uid: 1000,
+        gid: 100,
+        start_boottime: 1,
+        exec_id: 1,
+        exe: None,
+        pid_ns: 1,
+        ns_tgid: 7,
+        task_cgroup: 1,
+        socket_cgroup: 1,
+        netns: 4_026_532_999,
+        socket_cookie: 1,
+        connected_at: 2,
+        mapped_v6: false,
+        comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+    };
+    let Peer::Redirected { claims, .. } = &peer else { panic!("it is") };
+    for (route, decision) in [(Route::Refused, "refused"), (Route::Passed, "passed")] {
+        let mut out = Vec::new();
+        write_foreign(&mut out, &KernelRecord { route, ..record }, claims, Wall(1_767_687_330_123_000_000));
+        let line = String::from_utf8(out).unwrap();
+        assert!(line.starts_with(r#"{"id":0,"method":"","url":"","clientIp":"0.0.0.0","clientPort":0,"ip":"169.254.169.254","port":80,"userId":1000,"#), "{line}");
+        let end = format!(
+            r#""decision":"{decision}","reason":"another network namespace","epoch":0,"connection":0,"processId":77,"identity":"verified","elapsedMicros":0,"time":"2026-01-06T08:15:30.123","networkNamespace":4026532999}}"#
+        );
+        assert!(line.ends_with(&end), "{line}");
+    }
+}
+
+#[test]
+fn what_was_not_written_is_told() {
+    let mut out = Vec::new();
+    let wall = Wall(1_767_687_330_123_000_000);
+    write_suppressed(&mut out, &Suppressed { whose: Refused::User(1000), count: 3, since: Wall(0) }, wall);
+    out.push(b'\n');
+    write_suppressed(&mut out, &Suppressed { whose: Refused::Unknown, count: 4, since: Wall(0) }, wall);
+    out.push(b'\n');
+    write_lost(&mut out, 5, wall);
+    let text = String::from_utf8(out).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            r#"{"suppressed":3,"userId":1000,"whose":"user","reason":"too many refused requests","since":"1970-01-01T00:00:00.000","time":"2026-01-06T08:15:30.123"}"#,
+            r#"{"suppressed":4,"whose":"unknown callers","reason":"too many refused requests","since":"1970-01-01T00:00:00.000","time":"2026-01-06T08:15:30.123"}"#,
+            r#"{"lost":5,"reason":"the audit log could not be written","time":"2026-01-06T08:15:30.123"}"#,
+        ]
     );
 }

@@ -16,7 +16,7 @@ pub struct Mapping {
     /// Kept open: it is locked, and read from without touching the mapping.
     file: File,
     /// A fault in this mapping is survived.
-    guarded: bool,
+    guard: &'static Guard,
 }
 
 // SAFETY: the mapping belongs to this value alone; nothing in it refers to a thread. Stores need `&mut self`.
@@ -33,7 +33,11 @@ impl Mapping {
         // SAFETY: a new mapping at an address that the kernel chooses; nothing else knows it. No reference into it is ever made.
         let start = unsafe { mmap(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)? };
         let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
-        Ok(Self { guarded: guard(start, len)?, start, len, file })
+        let mapping = |guard| Self { start, len, file, guard };
+        guard(start, len).map(mapping).inspect_err(|_| {
+            // SAFETY: nobody knows of it.
+            let _ = unsafe { munmap(start.as_ptr().cast(), len) };
+        })
     }
 
     /// The address of so many bytes, if all of them are in the mapping.
@@ -75,7 +79,7 @@ impl Medium for Mapping {
     }
 
     fn is_whole(&self) -> bool {
-        !(self.guarded && BROKEN.load(Ordering::Relaxed))
+        !self.guard.broken.load(Ordering::Relaxed)
     }
 
     #[expect(unsafe_code, reason = "thin wrapper of madvise(2)")]
@@ -91,31 +95,36 @@ impl Medium for Mapping {
 impl Drop for Mapping {
     #[expect(unsafe_code, reason = "thin wrapper of munmap(2)")]
     fn drop(&mut self) {
-        if self.guarded {
-            START.store(0, Ordering::Release);
-        }
+        self.guard.start.store(0, Ordering::Release);
         // SAFETY: the mapping is this value's own and nobody has a reference into it.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok());
     }
 }
 
-// What a signal handler may know has to be global. The daemon has one mapping.
-static START: AtomicUsize = AtomicUsize::new(0);
-static LEN: AtomicUsize = AtomicUsize::new(0);
-static BROKEN: AtomicBool = AtomicBool::new(false);
+/// A mapping, as a signal handler may know it.
+#[derive(Debug)]
+struct Guard {
+    /// 0: free; `usize::MAX`: nearly so, or nearly not.
+    start: AtomicUsize,
+    len: AtomicUsize,
+    /// Other memory has taken its place.
+    broken: AtomicBool,
+}
+
+// What a signal handler knows has to be global. The daemon has one mapping; tests that run side by side have some.
+static GUARDS: [Guard; 64] =
+    [const { Guard { start: AtomicUsize::new(0), len: AtomicUsize::new(0), broken: AtomicBool::new(false) } }; 64];
 
 /// Survives a fault in the mapping: a file that somebody has cut short, a disk that fails or, with some file systems, is full, ends a
-/// process that stores to it (SIGBUS). Memory of our own takes its place then, and [`Medium::is_whole`] says so. `false`: another
-/// mapping is guarded already.
+/// process that stores to it (SIGBUS). Memory of our own takes its place then, and [`Medium::is_whole`] says so.
 #[expect(unsafe_code, reason = "thin wrapper of sigaction(2)")]
-fn guard(start: NonNull<u8>, len: usize) -> io::Result<bool> {
-    if START.compare_exchange(0, usize::MAX, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        return Ok(false);
-    }
-    BROKEN.store(false, Ordering::Release);
-    LEN.store(len, Ordering::Release);
-    START.store(start.as_ptr().addr(), Ordering::Release);
+fn guard(start: NonNull<u8>, len: usize) -> io::Result<&'static Guard> {
+    let free = |guard: &&Guard| guard.start.compare_exchange(0, usize::MAX, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let guard = GUARDS.iter().find(free).ok_or_else(|| io::Error::other("too many mappings"))?;
+    guard.broken.store(false, Ordering::Release);
+    guard.len.store(len, Ordering::Release);
+    guard.start.store(start.as_ptr().addr(), Ordering::Release);
     // SAFETY: `sigaction` is plain data for which zeros are valid; the handler has the type that SA_SIGINFO asks for and calls only
     // what is safe in a signal handler.
     let set = unsafe {
@@ -126,9 +135,9 @@ fn guard(start: NonNull<u8>, len: usize) -> io::Result<bool> {
         libc::sigaction(libc::SIGBUS, &raw const action, null_mut())
     };
     if set == 0 {
-        return Ok(true);
+        return Ok(guard);
     }
-    START.store(0, Ordering::Release);
+    guard.start.store(0, Ordering::Release);
     Err(io::Error::last_os_error())
 }
 
@@ -136,14 +145,18 @@ fn guard(start: NonNull<u8>, len: usize) -> io::Result<bool> {
 extern "C" fn on_fault(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO; SIGBUS has an address. `errno` is this thread's.
     let (at, errno) = unsafe { ((*info).si_addr().addr(), *libc::__errno_location()) };
-    let (start, len) = (START.load(Ordering::Acquire), LEN.load(Ordering::Acquire));
-    let ours = start != 0 && start != usize::MAX && (start..start.saturating_add(len)).contains(&at);
-    if ours {
+    let range = |guard: &Guard| (guard.start.load(Ordering::Acquire), guard.len.load(Ordering::Acquire));
+    let ours = |guard: &&Guard| {
+        let (start, len) = range(guard);
+        start != 0 && start != usize::MAX && (start..start.saturating_add(len)).contains(&at)
+    };
+    if let Some(guard) = GUARDS.iter().find(ours) {
+        let (start, len) = range(guard);
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
         // SAFETY: replaces exactly the pages of our mapping, to which no references exist, by others that can be read and written.
         let mapped = unsafe { libc::mmap(std::ptr::with_exposed_provenance_mut(start), len, protection, flags, -1, 0) };
         if mapped != libc::MAP_FAILED {
-            BROKEN.store(true, Ordering::Release);
+            guard.broken.store(true, Ordering::Release);
             // SAFETY: as above.
             unsafe { *libc::__errno_location() = errno };
             return;
@@ -172,7 +185,7 @@ mod tests {
         mapping.rest();
         let content = std::fs::read(&path).expect("read");
         assert_eq!((&content[4100..4104], content[8]), (&b"text"[..], 7));
-        assert!(mapping.guarded && mapping.is_whole());
+        assert!(mapping.is_whole());
         open().set_len(0).expect("cut");
         mapping.copy(4100, b"lost");
         mapping.publish(16, 9);

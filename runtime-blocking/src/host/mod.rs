@@ -19,7 +19,7 @@ pub mod quota;
 pub(crate) mod scratch;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::config::Config;
 use crate::telemetry::Telemetry;
@@ -143,16 +143,22 @@ impl Host {
     /// as long as the database is given (two seconds, I-31).
     #[must_use]
     pub fn identify(&self, record: &KernelRecord) -> Peer {
-        // The process first: it may be gone any moment, the account stays.
-        let process = verify::verify(record);
-        let account = self.accounts.get(record.uid, clock::mono());
-        let claims = Arc::new(Claims::derive(record, process, account));
+        let claims = self.claims(record);
         match record.route {
             Route::Redirected => Peer::Redirected { to: record.original, claims },
             Route::Direct => Peer::Direct { claims: Some(claims) },
             // Such a note is never on an accepted connection; if it were, nobody vouches for who that is.
             Route::Passed | Route::Refused => Peer::Unknown,
         }
+    }
+
+    /// What can be said of the process of a record, as in [`identify`](Self::identify).
+    #[must_use]
+    pub fn claims(&self, record: &KernelRecord) -> Arc<Claims> {
+        // The process first: it may be gone any moment, the account stays.
+        let process = verify::verify(record);
+        let account = self.accounts.get(record.uid, clock::mono());
+        Arc::new(Claims::derive(record, process, account))
     }
 
     /// Does what an effect of the agent machine asks, if this is the place for it.

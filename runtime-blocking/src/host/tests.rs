@@ -13,7 +13,7 @@ use std::path::Path;
 const KEY: &str = r#"{"authorizationScheme":"Azure-HMAC-SHA256","guid":"7f9c","issued":"now","key":"0011"}"#;
 
 /// A host that lives below a scratch directory: `keys`, `rules`, `status`, `logs`.
-fn host(scratch: &Scratch) -> Host {
+pub(crate) fn host(scratch: &Scratch) -> Host {
     let root = scratch.path().to_str().expect("UTF-8");
     let json = format!(
         r#"{{"logFolder": "{root}/logs", "eventFolder": "{root}/events", "latchKeyFolder": "{root}/keys", "statusFolder": "{root}/status",
@@ -23,7 +23,7 @@ fn host(scratch: &Scratch) -> Host {
     Host::new(&config).with_console(Console::at(scratch.path().join("console")))
 }
 
-fn record(route: Route, uid: u32) -> KernelRecord {
+pub(crate) fn record(route: Route, uid: u32) -> KernelRecord {
     KernelRecord {
         route,
         original: Destination::Imds.addr(),
