@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 
 use azure_host_sim::documents::VM_ID;
 use sandbox::User;
+use support::clients::{cache, carry_out, install, installed, source, usable, which};
 use support::{Runtime, World, on_both_runtimes, root, text, until};
 
 on_both_runtimes!(curl, python_requests, python_azure_identity, java, node_fetch, node_azure_identity, go_net_http);
@@ -168,41 +169,11 @@ fn assert_signed(world: &World, target: &str, program: &str, times: usize) {
 
 // What the clients need.
 
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients").join(name)
-}
-
 /// A copy of a client program where every user can read it.
 fn visible(world: &World, name: &str) -> PathBuf {
     let copy = world.sandbox.directory().join(Path::new(name).file_name().unwrap());
     fs::copy(source(name), &copy).unwrap();
     copy
-}
-
-/// Where installed clients stay between runs.
-fn cache() -> PathBuf {
-    let directory = support::target_directory().join("clients");
-    fs::create_dir_all(&directory).unwrap();
-    directory
-}
-
-/// Whether the client's language is there. Without it the test fails, unless that is allowed.
-fn installed(program: &str, package: &str) -> bool {
-    which(program).is_some() || excused(&format!("{program} is missing: `apt-get install {package}`"))
-}
-
-fn which(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
-}
-
-/// `false`, which lets the test end, if clients are optional. Fails if they are not.
-fn excused(why: &str) -> bool {
-    if std::env::var_os("E2E_OPTIONAL_CLIENTS").is_some_and(|v| v == "1") {
-        support::not_run(why);
-        return false;
-    }
-    panic!("{why}; with E2E_OPTIONAL_CLIENTS=1 this client is left out");
 }
 
 /// The Python of an environment that has what `requirements.txt` says.
@@ -245,47 +216,4 @@ fn node_modules() -> Option<PathBuf> {
         Ok(directory)
     });
     usable(made, "npm")
-}
-
-fn usable(made: &Result<PathBuf, String>, package: &str) -> Option<PathBuf> {
-    match made {
-        Ok(directory) => Some(directory.clone()),
-        Err(why) => {
-            excused(&format!("{why}(is {package} installed, and a package index reachable?)"));
-            None
-        }
-    }
-}
-
-/// Makes a directory of the cache anew with `make`, unless it was made from the same list before.
-fn install(name: &str, list: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
-    let wanted = fs::read_to_string(source(name).join(list)).map_err(|e| format!("{list}: {e}"))?;
-    let directory = cache().join(name);
-    // Written last, so what it vouches for is whole.
-    let stamp = directory.join("installed");
-    if fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
-        return Ok(directory);
-    }
-    if directory.exists() {
-        fs::remove_dir_all(&directory).map_err(|e| e.to_string())?;
-    }
-    fs::create_dir_all(&directory).map_err(|e| e.to_string())?;
-    make(&directory)?;
-    fs::write(&stamp, wanted).map_err(|e| e.to_string())?;
-    Ok(directory)
-}
-
-/// Runs a command outside the sandbox; it may take as long as an installation takes, but not for ever.
-fn carry_out(mut command: Command) -> Result<(), String> {
-    let mut child = command.stdin(Stdio::null()).spawn().map_err(|e| format!("{command:?}: {e}"))?;
-    match until(support::PATIENCE * 10, || child.try_wait().transpose()) {
-        Some(Ok(status)) if status.success() => Ok(()),
-        Some(Ok(status)) => Err(format!("{command:?}: {status} ")),
-        Some(Err(e)) => Err(format!("{command:?}: {e} ")),
-        None => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(format!("{command:?}: took too long "))
-        }
-    }
 }

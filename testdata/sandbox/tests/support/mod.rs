@@ -6,13 +6,16 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is the report")]
 
+pub(crate) mod clients;
 pub(crate) mod corpus;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod schema;
 pub(crate) mod soak;
 pub(crate) mod wire;
 
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -180,6 +183,9 @@ impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- {} printed:\n{}---", self.runtime, self.agent.output());
+        } else if let Ok(status) = fs::read(self.sandbox.status_folder().join("status.json")) {
+            // Whatever a test was about, what the agent said of itself on the way is as promised, and whole.
+            schema::check(&serde_json::from_slice(&status).unwrap_or_else(|e| panic!("status.json: {e}")));
         }
     }
 }
