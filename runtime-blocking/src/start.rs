@@ -117,6 +117,7 @@ impl Start {
         let config = AgentConfig {
             version: cli::VERSION.into(),
             poll_interval: self.run.config.poll_interval,
+            status_path: self.run.config.status_folder.join("status.json").display().to_string().into(),
             event_files: self.run.config.max_event_files,
         };
         (config, Reload::new(self.run.config.clone(), self.log.clone()))

@@ -10,7 +10,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 /// FS-44.
-const STATUS_WRITTEN: &str = "Aggregate status written to status file: /var/log/azure-proxy-agent/status.json";
+const STATUS_WRITTEN: &str = "Aggregate status written to status file: ";
 /// FS-48.
 const EVENTS_WRITTEN: &str = "Telemetry event logger thread started.";
 /// FS-40, FS-57, T-11, W-109.
@@ -56,11 +56,15 @@ impl Background {
     }
 
     /// State of the status task (FS-44).
-    pub(super) fn monitor(&self, snapshots: Option<&str>) -> Module {
+    pub(super) fn monitor(&self, path: &str, snapshots: Option<&str>) -> Module {
+        let written;
         let message = match (&self.written, self.status_problem.as_deref().or(snapshots)) {
             (_, Some(problem)) => problem,
             (None, None) => "Status unknown.",
-            (Some(_), None) => STATUS_WRITTEN,
+            (Some(_), None) => {
+                written = format!("{STATUS_WRITTEN}{path}");
+                &written
+            }
         };
         Module::new(ModuleState::Running, message)
     }

@@ -202,7 +202,7 @@ pub enum StateFile {
     ProvisionedTag,
     /// `status.tag` in the key directory, mode 0600 (FS-34).
     StatusTag,
-    /// [`STATUS_PATH`](super::STATUS_PATH), mode 0640 (FS-40).
+    /// [`AgentConfig::status_path`](super::AgentConfig::status_path), mode 0640 (FS-40).
     Status,
 }
 

@@ -50,9 +50,6 @@ use status::{Module, ModuleState, ProvisionAnswer};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Where the status document is written (FS-28, FS-40).
-pub const STATUS_PATH: &str = "/var/log/azure-proxy-agent/status.json";
-
 /// An endpoint in audit mode is given up by the kernel half when no heartbeat came for four of these (S-03).
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -63,6 +60,8 @@ pub struct AgentConfig {
     pub version: Box<str>,
     /// Time between status polls (FS-08); below one second counts as one second (FS-20).
     pub poll_interval: Duration,
+    /// Where the status document is written (FS-28, FS-40): its message says so (FS-44).
+    pub status_path: Box<str>,
     /// Most files of generic events, whoever wrote them (FS-09).
     pub event_files: u64,
 }

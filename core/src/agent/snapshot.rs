@@ -4,6 +4,7 @@ use super::source::RULES;
 use super::{Agent, AgentEffect, Level};
 use crate::authz::{Document, Rules};
 use crate::identity::PerDestination;
+use crate::json;
 use crate::time::{Now, Wall};
 use serde::Serialize;
 use std::sync::Arc;
@@ -62,8 +63,9 @@ impl Agent {
         }
         let content =
             Content { input_rules: Destinations::of(&self.effective), computed_rules: Destinations::of(&self.policy.rules) };
+        let mut bytes = Vec::new();
         // Texts written to memory: cannot fail.
-        if let Ok(bytes) = serde_json::to_vec_pretty(&content) {
+        if json::append_pretty(&mut bytes, &content).is_ok() {
             self.snapshots.in_flight = true;
             self.effects.push_back(AgentEffect::Snapshot { name: name(now.wall).into(), bytes: bytes.into() });
         }

@@ -196,7 +196,7 @@ impl Agent {
         StatusDraft {
             version: self.config.version.clone(),
             status: Overall::of([&key_latch, &self.redirector.module, &self.listener]),
-            monitor_status: self.background.monitor(self.snapshots.problem.as_deref()),
+            monitor_status: self.background.monitor(&self.config.status_path, self.snapshots.problem.as_deref()),
             key_latch_status: key_latch,
             ebpf_program_status: self.redirector.module.clone(),
             proxy_listener_status: self.listener.clone(),

@@ -111,7 +111,12 @@ struct Rig {
 
 impl Rig {
     fn new(status: String) -> Self {
-        let config = AgentConfig { version: "1.2.3".into(), poll_interval: Duration::from_secs(15), event_files: 30 };
+        let config = AgentConfig {
+            version: "1.2.3".into(),
+            poll_interval: Duration::from_secs(15),
+            status_path: "/var/log/azure-proxy-agent/status.json".into(),
+            event_files: 30,
+        };
         Self {
             agent: Agent::new(config, IdSeed(1), Arc::default()),
             tables: Summaries::default(),

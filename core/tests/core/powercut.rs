@@ -82,7 +82,8 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn new(disk: Disk, host: Host, order: &'a Order) -> Self {
-        let config = AgentConfig { version: "1".into(), poll_interval: Duration::from_secs(15), event_files: 0 };
+        let config =
+            AgentConfig { version: "1".into(), poll_interval: Duration::from_secs(15), status_path: "/s".into(), event_files: 0 };
         let now = Now { mono: Mono(1), wall: Wall(1_767_687_330_000_000_000) };
         Self {
             agent: Agent::new(config, IdSeed(1), Arc::default()),

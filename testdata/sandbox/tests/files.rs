@@ -187,6 +187,9 @@ fn owners_and_modes(runtime: Runtime) {
     let mut scene = Scene::new(runtime);
     scene.start(Ready::Provisioned);
     scene.all_is_well();
+    let status = scene.sandbox.directory().join("disk/status/status.json");
+    let message = format!("Aggregate status written to status file: {}", status.display());
+    assert_eq!(scene.module("monitorStatus"), message, "FS-44");
     scene.stop();
     let mut seen = Vec::new();
     let mut folders = vec![scene.path("")];
