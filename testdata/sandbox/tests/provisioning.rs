@@ -443,7 +443,7 @@ fn the_serial_console(runtime: Runtime) {
     let texts = || console_texts(&file, &world.agent);
     let finished = |texts: &Vec<String>| texts.iter().any(|t| t == "Provision finished successfully");
     let lines = world.wait("the last line", || Some(texts()).filter(finished));
-    let start = format!("============== GuestProxyAgent ({}) is starting on linux(", env!("CARGO_PKG_VERSION"));
+    let start = format!("============== GuestProxyAgent ({}) is starting on Linux(", env!("CARGO_PKG_VERSION"));
     assert!(lines[0].starts_with(&start) && lines[0].contains("), elapsed: "), "FS-37: {lines:#?}");
     let milliseconds = |text: &str| text.rsplit([' ', ':']).next().is_some_and(|n| n.parse::<u32>().is_ok());
     assert!(milliseconds(&lines[0]), "{lines:#?}");

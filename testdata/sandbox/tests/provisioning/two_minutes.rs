@@ -100,7 +100,7 @@ fn the_redirector_fails(runtime: Runtime) {
     assert_eq!((of("keyLatchStatus").0, of("proxyListenerStatus").0), ("RUNNING", "RUNNING"), "FS-45, FS-47");
     assert!(!provision(&nobody, "").0 && !world.sandbox.key_folder().join("status.tag").exists(), "not yet");
     until(PATIENCE * 2, || (since.elapsed() > Duration::from_secs(30)).then_some(())).unwrap();
-    // What waiting costs, asking every 20 ms. The programs here are built without optimization: with it, it is a quarter.
+    // What waiting costs, asking every 20 ms. Optimized programs take half: 0.4 % of a processor.
     let took = since.elapsed();
     let (asking, answering) = (cpu(client) - asking, cpu(world.agent.id()) - agent);
     eprintln!("{runtime}: waiting {took:?} cost {asking:?} in the client, {answering:?} in the agent");
