@@ -36,11 +36,11 @@ test: root ## Every test: unit, fixtures, simulation, kernel, end to end (root)
 conformance: ## docs/conformance.md: which test shows which number of the specification; after make test
 	$(CARGO) run --quiet --locked -p conformance -- $(CHECK) $(OUTPUT)
 
-soak: root ## Both daemons killed, upgraded, and given every fault, for ten minutes each; TIME=60 for a minute (root)
+soak: root ## Both daemons killed, upgraded, and given every fault, ten minutes each; TIME=60: a minute (root)
 	@.ci/install build test
 	$(CARGO) build --release --locked -p runtime-smol -p runtime-blocking --bins
 	AZURE_PROXY_AGENT_BIN_DIR="$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd)/release" SOAK=$(if $(filter-out 0,$(TIME)),$(TIME),600) \
-	    $(CARGO) test -p sandbox --locked --test soak -- --test-threads 1 --nocapture
+	    $(CARGO) test -p sandbox --locked --test upgrade --test soak -- --test-threads 1 --nocapture
 
 bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root); BENCH=--quick for a short one
 	@.ci/install build bench

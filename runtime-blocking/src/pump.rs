@@ -140,9 +140,16 @@ impl Pump {
         !self.conn.is_idle()
     }
 
-    /// The daemon is going down: no further request.
-    pub fn drain(&mut self) {
+    /// The daemon is going down: no request but the one that is under way, or has come though nobody has looked yet.
+    pub fn drain(&mut self, cx: Cx<'_>, client: &TcpStream) {
+        self.fill(cx, client);
         self.conn.handle_drain();
+    }
+
+    /// Takes what the client has sent, though something else is waited for: a socket that is closed with bytes unread, as those of a
+    /// killed process are, resets its connection. `true` if there was something.
+    pub fn fill(&mut self, cx: Cx<'_>, client: &TcpStream) -> bool {
+        self.read(cx, Side::Client, client)
     }
 
     fn carry_out(&self, effect: ConnEffect, client: &TcpStream, note: &mut dyn FnMut(Note, &Summary<'_>)) -> Option<Next> {
@@ -171,22 +178,23 @@ impl Pump {
         }
     }
 
-    /// One read: a full one is followed by another turn, because the socket stays readable.
-    fn read(&mut self, cx: Cx<'_>, side: Side, mut socket: &TcpStream) {
+    /// One read: a full one is followed by another turn, because the socket stays readable. `true` if it gave anything, be it the end.
+    fn read(&mut self, cx: Cx<'_>, side: Side, mut socket: &TcpStream) -> bool {
         let space = self.conn.recv_space(side);
         if space.is_empty() {
-            return;
+            return false;
         }
         let recv = loop {
             match socket.read(space) {
                 Ok(0) => break Recv::Eof,
                 Ok(n) => break Recv::Data(n),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
                 Err(_) => break Recv::Reset,
             }
         };
         self.conn.handle_recv(cx, side, recv);
+        true
     }
 
     /// One vectored write; `true` if bytes went out.

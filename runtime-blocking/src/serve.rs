@@ -158,6 +158,8 @@ enum Awaits {
     Sockets,
     /// An answer from another thread.
     Answer,
+    /// The same, about who asks: what he says meanwhile is taken in.
+    Identity,
     /// The connection to the host.
     Connect,
 }
@@ -279,6 +281,10 @@ impl Server {
         let upstream = token & 1 == Socket::Upstream as u64;
         let Some(mut conn) = self.take(key, generation) else { return };
         let mut told = Ready::default();
+        if conn.awaits == Awaits::Identity {
+            self.listen(&mut conn);
+            return self.put_back(key, conn);
+        }
         if conn.awaits == Awaits::Connect {
             // An event that was fetched before the attempt began says nothing about it.
             if !(upstream && (ready.write || ready.broken)) {
@@ -298,10 +304,9 @@ impl Server {
 
     fn answered(&mut self, key: usize, generation: u32, answer: ConnAnswer) {
         let Some(mut conn) = self.take(key, generation) else { return };
-        // Most clients have sent their request by now.
-        let ready = Ready { client: matches!(answer, ConnAnswer::Identified(_)), ..Ready::default() };
+        // What came while the client was looked up is in its buffer; else, it comes now.
         self.answer(&mut conn, answer);
-        self.drive(key, conn, ready);
+        self.drive(key, conn, Ready::default());
     }
 
     fn connected(&mut self, conn: &mut Conn, outcome: Result<(), ConnectError>) {
@@ -327,7 +332,8 @@ impl Server {
         while conn.awaits == Awaits::Sockets {
             let now = self.daemon.clock.now();
             if self.daemon.is_draining() {
-                conn.pump.drain();
+                let cx = Cx { now, policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
+                conn.pump.drain(cx, &conn.client);
             }
             let cx = Cx { now, policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
             let world = &self.daemon.world;
@@ -336,7 +342,10 @@ impl Server {
                 Next::Identify => match conn.record {
                     Some(record) => {
                         self.identify(key, generation, record);
-                        self.rest(key, &mut conn, Awaits::Answer);
+                        self.rest(key, &mut conn, Awaits::Identity);
+                        if !self.listen(&mut conn) {
+                            self.tell(&conn.client, &mut conn.watched.0, token(key, generation, Socket::Client), READ);
+                        }
                     }
                     None => {
                         self.answer(&mut conn, ConnAnswer::Identified(Peer::Unknown));
@@ -367,6 +376,17 @@ impl Server {
             }
         }
         self.put_back(key, conn);
+    }
+
+    /// Takes what a client says while it is looked up. Once is enough; `false`: nothing came yet.
+    fn listen(&mut self, conn: &mut Conn) -> bool {
+        let now = self.daemon.clock.now();
+        let cx = Cx { now, policy: self.view.refresh(&self.daemon.policy), requests: &self.daemon.requests };
+        let came = conn.pump.fill(cx, &conn.client);
+        if came && conn.watched.0.take().is_some() {
+            self.poller.delete(&conn.client);
+        }
+        came
     }
 
     fn put_back(&mut self, key: usize, conn: Box<Conn>) {
@@ -465,7 +485,7 @@ impl Server {
                 Awaits::Sockets => {}
                 Awaits::Connect => self.connected(&mut conn, Err(ConnectError::TimedOut)),
                 // A look-up that hangs must not hold a place for ever. Nothing was decided, so there is nothing to say.
-                Awaits::Answer => {
+                Awaits::Answer | Awaits::Identity => {
                     self.remove(key, *conn);
                     continue;
                 }

@@ -9,17 +9,17 @@ use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
 use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
 use runtime_blocking::serve::ANSWER;
 use runtime_blocking::start::{DRAIN, Stop};
+use runtime_blocking::workers::Workers;
 use runtime_blocking::{clock, dial, listener};
 use smol::LocalExecutor;
 use smol::future::FutureExt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use runtime_blocking::workers::Workers;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Most threads that look callers up at a time. More would only wait for each other.
@@ -76,6 +76,8 @@ pub(crate) async fn accept_loop<'a>(
                     if let Some(accepted) = daemon.admit(stream, client) {
                         let task = serve(Rc::clone(reactor), Arc::clone(daemon), accepted, Rc::clone(&lookups));
                         executor.spawn(task).detach();
+                        // It begins now, not when all have been accepted: the sooner it reads, the less a kill can reset.
+                        smol::future::yield_now().await;
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
@@ -126,20 +128,27 @@ pub(crate) async fn serve(reactor: Rc<Reactor>, daemon: Arc<Daemon>, accepted: A
     loop {
         let now = daemon.clock.now();
         if daemon.is_draining() {
-            pump.drain();
+            pump.drain(cx!(now), client.get_ref());
         }
         let mut note = |note, summary: &Summary<'_>| daemon.world.note(now, note, summary);
         let host = upstream.as_ref().map(Source::get_ref);
         let next = pump.turn(cx!(now), client.get_ref(), host, std::mem::take(&mut ready), &mut note);
         match next {
             Next::Identify => {
-                rest(&client, upstream.as_ref());
+                busy.set(true);
                 let answer = identify(&daemon, record, &lookups);
+                let asked = async {
+                    // A request that comes meanwhile is taken in.
+                    while !pump.fill(cx!(daemon.clock.now()), client.get_ref()) {
+                        client.readable().await;
+                    }
+                    std::future::pending().await
+                };
                 // A look-up that hangs must not hold a place for ever. Nothing was decided, so there is nothing to say.
-                let Some(peer) = in_time(&reactor, answer).await else { break };
+                let answer = in_time(&reactor, answer.or(asked)).await;
+                rest(&client, upstream.as_ref());
+                let Some(peer) = answer else { break };
                 pump.answer(cx!(daemon.clock.now()), ConnAnswer::Identified(peer));
-                // Most clients have sent their request by now.
-                ready.client = true;
             }
             Next::Connect(to) => {
                 upstream = None;

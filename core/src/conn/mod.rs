@@ -279,13 +279,12 @@ impl ProxyConn {
     }
 
     /// The shell is going down: finish the request that is under way (or has begun to come), take no other. An idle connection
-    /// closes at once.
+    /// closes at once, and a new one as soon as it is known whether a request has begun to come on it. Said before each turn.
     pub fn handle_drain(&mut self) {
         self.draining = true;
         match &mut self.state {
-            State::Identify => self.close(How::Close),
             State::Head if self.client.raw().is_empty() => self.close(How::Close),
-            State::Head | State::Reply(_) | State::Linger(_) | State::Closed => {}
+            State::Identify | State::Head | State::Reply(_) | State::Linger(_) | State::Closed => {}
             State::Hold(request, _)
             | State::Collect(request)
             | State::Ask(request)

@@ -101,6 +101,11 @@ impl Records {
         std::mem::take(&mut lock(&self.kept).1).into()
     }
 
+    /// How many there were so far, forgotten ones included.
+    pub fn count(&self) -> u64 {
+        lock(&self.kept).0
+    }
+
     /// Forgets all records; the numbering goes on.
     pub fn clear(&self) {
         lock(&self.kept).1.clear();

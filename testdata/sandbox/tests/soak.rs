@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use sandbox::{Failure, Host, HostOptions, Sandbox};
 use serde_json::{Value, json};
 use support::load::{Client, Load, PROBE};
-use support::process::{Usage, in_kernel, usage};
+use support::process::{Usage, in_kernel, open_bpf, usage};
 use support::soak::{Soak, say, table};
 use support::wire::{Answer, Caller, IMDS, LISTENER, WIRESERVER, Wire};
 use support::{PATIENCE, Runtime, World, on_both_runtimes, text, until};
@@ -79,13 +79,14 @@ const CLIENTS: [Client; 3] = [Client::wireserver("root1", 0), Client::hostga("ro
 #[derive(Debug)]
 struct Held {
     usage: Usage,
+    open_bpf: usize,
     in_kernel: BTreeSet<String>,
 }
 
 impl Held {
     fn by(world: &World) -> Self {
         let pid = world.agent.id();
-        Self { usage: usage(pid), in_kernel: in_kernel(&world.sandbox, pid) }
+        Self { usage: usage(pid), open_bpf: open_bpf(pid), in_kernel: in_kernel(&world.sandbox, pid) }
     }
 
     /// Nothing leaked: when everybody has gone, there is not more than when everybody was there.
@@ -97,7 +98,7 @@ impl Held {
             let fits = now.usage.descriptors <= descriptors + 4
                 && now.usage.threads <= threads + 2
                 && now.usage.resident <= resident + 2048
-                && now.in_kernel == self.in_kernel;
+                && (now.open_bpf, &now.in_kernel) == (self.open_bpf, &self.in_kernel);
             fits.then_some(())
         });
         assert!(fits.is_some(), "{now:?}\nis more than at first: {self:?}");

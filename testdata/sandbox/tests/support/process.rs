@@ -36,27 +36,22 @@ pub(crate) fn forget_peak(pid: u32) {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("clear_refs is writable");
 }
 
-/// What an agent holds in the kernel: programs at the hooks of the sandbox's cgroup, how many programs, links and maps it has open,
-/// and what is pinned.
+/// What there is in the kernel as long as an agent runs: programs at the hooks of the sandbox's cgroup, and what is pinned.
 pub(crate) fn in_kernel(sandbox: &Sandbox, pid: u32) -> BTreeSet<String> {
     // The mounts are those of the sandbox.
     let inside = |path: &Path| PathBuf::from(format!("/proc/{pid}/root")).join(path.strip_prefix("/").expect("absolute"));
     let cgroup = File::open(inside(&sandbox.cgroup())).expect("the cgroup");
     let attached = sys::attached_programs(cgroup.as_fd()).expect("the programs of the cgroup");
     let mut found: BTreeSet<String> = attached.iter().map(|(hook, count)| format!("{count} at hook {hook}")).collect();
-    for kind in ["prog_id", "link_id", "map_id"] {
-        let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the process runs").flatten();
-        // A link's information names its program, too: what comes first says what it is.
-        let count = infos.filter_map(|i| fs::read_to_string(i.path()).ok()).filter(|i| first_id(i) == Some(kind)).count();
-        found.insert(format!("{count} of {kind}"));
-    }
     found.extend(pins(&inside(Path::new("/sys/fs/bpf"))));
     found
 }
 
-fn first_id(info: &str) -> Option<&str> {
-    let names = info.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name);
-    names.into_iter().find(|name| ["prog_id", "link_id", "map_id"].contains(name))
+/// How many eBPF programs, links and maps a process has open.
+pub(crate) fn open_bpf(pid: u32) -> usize {
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the process runs").flatten();
+    let texts = infos.filter_map(|info| fs::read_to_string(info.path()).ok());
+    texts.filter(|text| ["prog_id:", "link_id:", "map_id:"].iter().any(|kind| text.contains(kind))).count()
 }
 
 fn pins(folder: &Path) -> Vec<String> {
