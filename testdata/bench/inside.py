@@ -205,15 +205,24 @@ class Bench:
         path.write_text(json.dumps(config))
         return path
 
-    def start_agent(self, name):
+    def start_agent(self, name, detach=True):
         """Starts a daemon; returns it and the times until it listened and until provisioning had finished, milliseconds."""
         program = self.plan["agents"][name]
         config = self.agent_config()
+        if detach:
+            self.detach(config)
         begun = time.monotonic()
         child = self.spawn([program, "--config", config, "--foreground"], self.cgroups.vm)
         listening = self.agent_reaches(child, begun, listens)
         ready = self.agent_reaches(child, begun, provisioned)
         return child, listening, ready
+
+    def detach(self, config):
+        """As after a boot: nothing of a former daemon is in the kernel any more."""
+        done = subprocess.run([self.plan["detach"], "detach", "--config", config], capture_output=True, text=True, check=False,
+                              timeout=10, preexec_fn=lambda: Cgroups.enter(self.cgroups.vm))
+        if done.returncode:
+            raise Failed(f"detach: {done.stderr}")
 
     def agent_reaches(self, child, begun, state):
         while not state():
@@ -298,24 +307,45 @@ class Bench:
 
     # Footprint
 
-    def footprint(self, name):
-        facts = {"listening_ms": [], "ready_ms": []}
-        for old in (self.directory / "state" / "keys").glob("*"):
-            old.unlink()
-        child, _, facts["first_ready_ms"] = self.start_agent(name)
+    def waited(self, name):
+        """How long after readiness a `--status --wait` that was there before the daemon returns, milliseconds."""
+        self.detach(self.agent_config())
+        client = self.spawn([self.plan["agents"][name], "--status", "--wait", "20"], self.cgroups.vm)
+        child, _, _ = self.start_agent(name, detach=False)
+        ready = time.monotonic()
+        status = client.wait(20)
+        waited = (time.monotonic() - ready) * 1000
+        self.children.remove(client)
         self.end(child)
+        if status:
+            raise Failed(f"--status --wait: exit code {status}")
+        return waited
+
+    def footprint(self, name):
+        facts = {key: [] for key in ["listening_ms", "ready_ms", "restart_ms", "first_ready_ms", "wait_ms"]}
+        for _ in range(self.plan["starts"]):
+            for old in (self.directory / "state" / "keys").glob("*"):
+                old.unlink()
+            child, _, ready = self.start_agent(name)
+            facts["first_ready_ms"].append(ready)
+            self.end(child)
         for _ in range(self.plan["starts"]):
             child, listening, ready = self.start_agent(name)
             facts["listening_ms"].append(listening)
             facts["ready_ms"].append(ready)
+            self.end(child, signal.SIGKILL)
+            child, _, ready = self.start_agent(name, detach=False)
+            facts["restart_ms"].append(ready)
+            facts["restart_peak"] = memory(child.pid)["VmHWM"]
             self.end(child)
+            facts["wait_ms"].append(self.waited(name))
         child, _, _ = self.start_agent(name)
         self.verify_agent()
         # Memory is looked at when nothing moves any more; what start and load leave behind has had time to go.
         time.sleep(1)
         idle = cpu_ns([child.pid]), time.monotonic()
-        time.sleep(2)
-        facts["idle_ms_per_minute"] = (cpu_ns([child.pid]) - idle[0]) / 1e6 * 60 / (time.monotonic() - idle[1])
+        time.sleep(self.plan["idle_seconds"])
+        facts["idle_ms_per_second"] = (cpu_ns([child.pid]) - idle[0]) / 1e6 / (time.monotonic() - idle[1])
         facts["before"] = memory(child.pid)
         for scenario, seconds in [("ka64", 1), ("close8", 1), ("post64k", 1)]:
             self.load(name, scenario, seconds)
