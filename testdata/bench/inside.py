@@ -389,7 +389,10 @@ def memory(pid):
 
 
 def fields(entry):
-    return dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+    # A descriptor may be closed while we look.
+    with contextlib.suppress(FileNotFoundError):
+        return dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+    return {}
 
 
 def bpf(command, attributes):
