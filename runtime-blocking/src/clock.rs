@@ -66,4 +66,33 @@ mod tests {
         assert!(b.mono >= a.mono);
         assert!(a.wall.secs() > 946_684_800 && a.wall.secs() < 4_102_444_800);
     }
+
+    /// W-73: a clock that counts while the machine sleeps. A time namespace whose boot clock is a day ahead of the monotonic one is a
+    /// machine that has slept for a day.
+    #[test]
+    fn w73_sleep_counts() {
+        const CHILD: &str = "CLOCK_TEST_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            let awake = Mono(nanos(clock_gettime(ClockId::Monotonic)));
+            println!("slept {}", mono().since(awake).as_secs());
+            return;
+        }
+        let this = std::env::current_exe().expect("test binary");
+        let run = |command: &mut std::process::Command| {
+            let output = command
+                .args(["--exact", "clock::tests::w73_sleep_counts", "--nocapture"])
+                .env(CHILD, "1")
+                .output()
+                .expect("runs");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.split_once("slept ").and_then(|(_, n)| n.lines().next()?.trim().parse::<u64>().ok())
+        };
+        let slept = run(&mut std::process::Command::new(&this)).expect("the time that this machine has slept");
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--time", "--boottime", "86400", "--"]).arg(&this);
+        // Without root, or on a kernel without time namespaces, there is nothing to see.
+        if let Some(later) = run(&mut unshare) {
+            assert!((86_400..86_410).contains(&(later - slept)), "{later} {slept}");
+        }
+    }
 }

@@ -10,6 +10,7 @@
     reason = "test data is in files; the purity gate is for the library"
 )]
 
+mod faults;
 mod powercut;
 mod replay;
 mod sim;

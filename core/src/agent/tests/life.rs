@@ -265,3 +265,50 @@ fn a_redirect_that_is_never_answered_is_asked_for_again_s13() {
     rig.drain();
     assert!(rig.provision(0, false).0);
 }
+
+/// W-73, W-72: the wall clock is set by a year. Own requests go on with the host's time, the next poll takes it anew, and no timer minds.
+#[test]
+fn a_wall_clock_that_jumps_by_a_year_changes_no_date_w72_w73() {
+    let year = Duration::from_secs(365 * 86_400);
+    for forward in [true, false] {
+        let mut rig = Rig::new(v1("Wireserver", Some(GUID)));
+        rig.start_all();
+        rig.secs(15);
+        let wall = rig.now.wall;
+        rig.now.wall = if forward { wall.plus(year) } else { Wall(wall.0 - u64::try_from(year.as_nanos()).unwrap()) };
+        let (polls, tags) = (rig.polls(), rig.trace.iter().filter(|t| *t == "write ProvisionedTag").count());
+        rig.host.date = "x-ms-azure-host-date: Tue, 06 Jan 2026 09:00:00 GMT\r\n".to_owned();
+        rig.secs(15);
+        let date = |rig: &Rig| {
+            let head = String::from_utf8_lossy(rig.calls.last().unwrap().head()).into_owned();
+            head.lines().find_map(|line| line.strip_prefix("x-ms-azure-host-date: ").map(str::to_owned)).unwrap()
+        };
+        assert_eq!(date(&rig), "Tue, 06 Jan 2026 08:16:00 GMT", "asked with the host's time, not with the jumped one");
+        rig.secs(15);
+        assert_eq!(date(&rig), "Tue, 06 Jan 2026 09:00:15 GMT", "taken anew although 15 minutes have not passed");
+        assert_eq!(rig.polls(), polls + 2, "W-86");
+        assert_eq!(rig.trace.iter().filter(|t| *t == "write ProvisionedTag").count(), tags);
+        assert!(rig.provision(rig.tick(), false).0, "PX-55: latched, whatever the ticks say (CLI-23)");
+    }
+}
+
+/// W-73: a machine that wakes up does each thing once, and not as often as it would have done it.
+#[test]
+fn after_a_sleep_everything_is_done_once_w73() {
+    let mut rig = Rig::new(v1("Wireserver", Some(GUID)));
+    rig.start_all();
+    rig.secs(100);
+    let (polls, heartbeats, effects) = (rig.polls(), rig.heartbeats, rig.trace.len());
+    let slept = Duration::from_secs(3 * 86_400);
+    rig.now = Now { mono: rig.now.mono + slept, wall: rig.now.wall.plus(slept) };
+    rig.host.date = "Date: Fri, 09 Jan 2026 08:17:10 GMT\r\n".to_owned();
+    rig.agent.handle_timeout(rig.now);
+    rig.drain();
+    assert_eq!((rig.polls(), rig.heartbeats), (polls + 1, heartbeats + 1));
+    assert!(rig.trace.len() < effects + 10, "{:?}", &rig.trace[effects..]);
+    assert_eq!(
+        rig.policy.host_clock.at(rig.now),
+        Wall::parse_http_date(b"Fri, 09 Jan 2026 08:17:10 GMT").unwrap(),
+        "taken at once"
+    );
+}
