@@ -27,6 +27,7 @@ const YEAR: i64 = 365 * 86_400 * SECOND as i64;
 /// W-07, and what the keeper adds before it gives up.
 const GIVEN_UP: Duration = Duration::from_secs(40);
 
+/// W-07, W-38, W-84 to W-89, W-96, W-97, W-100, PX-55, PX-56, PX-59, S-31, S-54, SEC-E3.
 #[test]
 fn sim_no_fault_of_host_disk_clock_or_callers_breaks_the_agent() {
     let read = |name: &str, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
@@ -114,7 +115,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = XorShift::new(seed);
         let interval = Duration::from_secs([1, 15, 15, 60][random.below(4) as usize]);
-        let config = AgentConfig { version: "1".into(), poll_interval: interval, event_files: 10 };
+        let config =
+            AgentConfig { version: "1".into(), poll_interval: interval, event_files: 10, status_path: "/status.json".into() };
         Self {
             seed,
             agent: Agent::new(config, IdSeed(random.next()), Arc::default()),
@@ -283,6 +285,9 @@ impl World {
         let quiet = self.call.is_none() && self.agent.deadline().is_none_or(|d| d.timer != AgentTimer::Poll || d.at > now);
         if quiet && self.redirector && self.served.is_some() {
             assert_eq!(self.redirected, self.served, "seed {}: W-84", self.seed);
+        }
+        if quiet && self.served == Some(Targets::default()) {
+            assert_eq!(self.signer, None, "seed {}: W-100", self.seed);
         }
     }
 

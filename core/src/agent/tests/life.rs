@@ -75,7 +75,7 @@ fn disabled_forgets_the_key_w82_w100() {
     assert_eq!(rig.redirects.last(), Some(&targets(Audit, Enforce)));
 }
 
-/// S-24
+/// W-78, S-24
 #[test]
 fn documents_are_compared_as_a_whole_w45() {
     let mut rig = Rig::new(v2(Some(GUID), RULES));
@@ -122,6 +122,7 @@ fn nothing_is_redirected_before_a_good_status_w111() {
     assert_eq!(rig.redirects.first(), Some(&targets(Enforce, Enforce)));
 }
 
+/// W-81
 #[test]
 fn nothing_is_redirected_before_the_redirector_is_ready() {
     let mut rig = Rig::new(v1("Wireserver", None));
@@ -144,6 +145,7 @@ fn the_redirect_follows_the_status_even_without_a_key_w84() {
     assert_eq!((rig.redirects.last(), rig.guid_in_use()), (Some(&targets(Enforce, Enforce)), None));
 }
 
+/// W-81: tried again in every iteration until it succeeds.
 #[test]
 fn the_redirect_is_checked_in_every_iteration_s13() {
     let mut rig = Rig::new(v1("Wireserver", Some(GUID)));

@@ -179,7 +179,7 @@ fn a_notification_without_a_latched_key_confirms_nothing_w88() {
     assert_eq!(rig.polls(), polls + 1);
 }
 
-/// W-104, W-105
+/// W-75, W-104, W-105
 #[test]
 fn after_120_s_provisioning_ends_with_errors_cli15a() {
     let mut rig = Rig::new(v1("Wireserver", None));

@@ -114,12 +114,12 @@ fn a_lost_answer_ends_the_iteration_and_is_ignored_later_s54() {
     }
 }
 
-/// W-87 to W-89, PX-59: a thousand notifications per second for an hour. At most one is kept, and the latched keeper asks no more often.
+/// W-87 to W-89, PX-59: a thousand notifications per second for ten minutes. At most one is kept, and the latched keeper asks no more often.
 #[test]
 fn a_flood_of_notifications_changes_nothing_w88_w89() {
     let mut bench = Bench::holding_a(&v2(Some(GUID_A)));
     let (calls, mut ready) = (bench.calls, 0);
-    for _ in 0..3_600_000 {
+    for _ in 0..600_000 {
         bench.pass(Duration::from_millis(1));
         bench.keeper.handle_notify(bench.now);
         if bench.keeper.deadline().is_some_and(|at| bench.now.mono >= at) {
@@ -130,8 +130,8 @@ fn a_flood_of_notifications_changes_nothing_w88_w89() {
             ready += 1;
         }
     }
-    assert_eq!(bench.calls - calls, 240, "every 15 s");
-    assert!(ready <= 240, "{ready}");
+    assert_eq!(bench.calls - calls, 40, "every 15 s");
+    assert!(ready <= 40, "{ready}");
 }
 
 /// W-98, W-28: the incarnation is shown and triggers nothing.

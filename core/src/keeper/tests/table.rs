@@ -275,7 +275,7 @@ fn note(rows: &mut Vec<(String, Vec<&'static str>)>, text: String, name: &'stati
     }
 }
 
-/// W-33 to W-38, W-74 to W-100: each state, each input.
+/// Each state, each input: W-33 to W-38, W-74, W-77, W-79, W-80, W-82, W-83, W-85 to W-100.
 #[test]
 fn the_state_table_is_the_golden_file() {
     let table = table();
