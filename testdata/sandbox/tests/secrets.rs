@@ -32,7 +32,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// PX-115, FS-56, S-58, SEC-08, SEC-F1
 fn secrets_stay_where_they_belong(runtime: Runtime) {
     let mut world = World::with(runtime, HostOptions::default(), |o| {
-        o.config("fileLogLevelForEvents", "Trace").config("fileLogLevel", "Trace").config("fileLogLevelForSystemEvents", "Trace").config("enableHttpProxyTrace", true)
+        o.config("fileLogLevelForEvents", "Trace")
+            .config("fileLogLevel", "Trace")
+            .config("fileLogLevelForSystemEvents", "Trace")
+            .config("enableHttpProxyTrace", true)
     });
     let (root, nobody) = (Caller::root(&world.sandbox), Caller::nobody(&world.sandbox));
     let ask = |marker: &str| {
