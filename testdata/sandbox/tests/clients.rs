@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use azure_host_sim::documents::VM_ID;
 use sandbox::User;
 use support::clients::{cache, carry_out, install, installed, source, usable, which};
-use support::{Runtime, World, on_both_runtimes, root, text, until};
+use support::{Runtime, World, copy_program, on_both_runtimes, root, text, until};
 
 on_both_runtimes!(curl, python_requests, python_azure_identity, java, node_fetch, node_azure_identity, go_net_http);
 
@@ -97,7 +97,7 @@ fn go_net_http(runtime: Runtime) {
     let program = built.as_ref().unwrap_or_else(|why| panic!("{why}"));
     let world = World::start(runtime);
     let inside = world.sandbox.directory().join("document");
-    fs::copy(program, &inside).unwrap();
+    copy_program(program, &inside);
     let inside = inside.to_str().unwrap();
     expect_documents(&world, world.client(&ordinary(), inside), inside, 1);
 }

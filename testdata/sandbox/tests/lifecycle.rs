@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{Agent, AgentOptions, HostOptions, Ready, Sandbox, User};
 use serde_json::Value;
 use support::wire::{Caller, IMDS, LISTENER, WIRESERVER, Wire};
-use support::{PATIENCE, Runtime, World, on_both_runtimes, text, until};
+use support::{PATIENCE, Runtime, World, copy_program, on_both_runtimes, text, until};
 
 on_both_runtimes!(
     sigterm_ends_it_in_order,
@@ -103,16 +103,17 @@ fn says(sandbox: &Sandbox, agent: &Agent, what: &str) {
 /// A copy of the daemon that all users can execute.
 fn public(sandbox: &Sandbox, runtime: Runtime) -> PathBuf {
     let copy = sandbox.directory().join(runtime.program());
-    fs::copy(runtime.binary(), &copy).unwrap();
+    copy_program(runtime.binary(), &copy);
     copy
 }
 
 /// A program that prepares something and becomes the daemon.
 fn wrapped(sandbox: &Sandbox, runtime: Runtime, script: &str) -> PathBuf {
     let daemon = public(sandbox, runtime);
-    let path = sandbox.directory().join("wrapper");
-    fs::write(&path, script.replace("DAEMON", &format!("{} \"$@\"", daemon.display()))).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let [draft, path] = ["draft", "wrapper"].map(|name| sandbox.directory().join(name));
+    fs::write(&draft, script.replace("DAEMON", &format!("{} \"$@\"", daemon.display()))).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+    copy_program(&draft, &path);
     path
 }
 

@@ -15,7 +15,7 @@ use sandbox::User;
 use serde_json::{Value, json};
 use support::process::usage;
 use support::wire::{Caller, HOSTGA, IMDS, LISTENER, WIRESERVER, Wire};
-use support::{Runtime, World, not_run, on_both_runtimes, root, text};
+use support::{Runtime, World, copy_program, not_run, on_both_runtimes, root, text};
 
 on_both_runtimes!(
     another_machine_meets_no_listener,
@@ -173,7 +173,7 @@ fn a_program_mounted_over_a_trusted_one_is_not_trusted(runtime: Runtime) {
     assert_eq!(curl(&world, &nobody(), "curl", url), "200");
     // A copy has the same bytes and would print the same; it is another file.
     let copy = world.sandbox.directory().join("impostor");
-    fs::copy(&trusted, &copy).unwrap();
+    copy_program(&trusted, &copy);
     let script = format!("mount --bind {} {} && exec \"$@\"", copy.display(), trusted.display());
     let mut command = world.client(&root(), "unshare");
     command.args(["-m", "sh", "-c", &script, "sh"]).arg(&trusted);
@@ -192,13 +192,13 @@ fn links_and_copies_of_a_trusted_program(runtime: Runtime) {
     let (world, trusted) = world_for_program(runtime, |directory| {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
         let program = fs::canonicalize(directory).unwrap().join("trusted");
-        fs::copy("/usr/bin/curl", &program).unwrap();
+        copy_program("/usr/bin/curl", &program);
         program
     });
     let beside = |name: &str| trusted.with_file_name(name);
     symlink(&trusted, beside("symbolic")).unwrap();
     fs::hard_link(&trusted, beside("hard")).unwrap();
-    fs::copy(&trusted, beside("copy")).unwrap();
+    copy_program(&trusted, beside("copy"));
     for (name, status) in [("trusted", "200"), ("symbolic", "200"), ("hard", "403"), ("copy", "403")] {
         let program = beside(name);
         let url = format!("http://169.254.169.254/test/echo?{name}");

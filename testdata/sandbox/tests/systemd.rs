@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{Agent, AgentOptions, HostOptions, Ready, Sandbox, Server, Store, Supervisor};
 use serde_json::Value;
 use support::wire::{Caller, IMDS, LISTENER};
-use support::{PATIENCE, Runtime, on_both_runtimes, text, until};
+use support::{PATIENCE, Runtime, copy_program, on_both_runtimes, text, until};
 
 on_both_runtimes!(
     the_listener_outlives_the_agent,
@@ -276,7 +276,7 @@ fn detach_is_for_when_no_agent_runs(runtime: Runtime) {
     let detach = |user: &sandbox::User| {
         let copy = boot.sandbox.directory().join("copy");
         if !copy.exists() {
-            fs::copy(runtime.binary(), &copy).unwrap();
+            copy_program(runtime.binary(), &copy);
         }
         let output = boot.sandbox.command_as(user, copy).arg("detach").arg("--config").arg(&config).output().unwrap();
         (output.status.code(), text(&output))

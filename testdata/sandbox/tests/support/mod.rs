@@ -17,7 +17,7 @@ pub(crate) mod wire;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -188,6 +188,13 @@ impl Drop for World {
             schema::check(&serde_json::from_slice(&status).unwrap_or_else(|e| panic!("status.json: {e}")));
         }
     }
+}
+
+/// Copies a program that is going to be run. By another process: a child that another thread starts meanwhile would inherit a descriptor
+/// of ours that is open for writing, and until it runs something nobody could run the copy ("text file busy").
+pub(crate) fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").arg("--").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(copied.success(), "{} could not be copied", from.as_ref().display());
 }
 
 /// Looks again and again until `condition` gives something, or `patience` is over. For conditions that come about in another
