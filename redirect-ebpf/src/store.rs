@@ -13,6 +13,7 @@ use azure_proxy_agent_core::identity::Destination;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::mem::size_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,8 +31,13 @@ pub(crate) struct Store {
     build: Map<u32, Build>,
     /// Pins that [`undo`](Self::undo) removes again.
     made: RefCell<Vec<PathBuf>>,
+    /// Pins that were looked into, and what was found: as long as a pin is the same, so is what it holds.
+    seen: RefCell<BTreeMap<PathBuf, Seen>>,
     changes: Changes,
 }
+
+/// A pin (device, inode number, time of its last change), and the number of the object that it holds.
+type Seen = ((u64, u64, i64, u64), u32);
 
 /// Counts changes, for tests of what happens to a successor when the agent ends right before one.
 #[derive(Debug, Default)]
@@ -61,7 +67,7 @@ impl Store {
             Some(map) => map,
             None => new_build().map_err(|source| RedirectError::Map { map: BUILD, source })?,
         };
-        Ok(Self { root: root.to_owned(), dir, lock, build, made: RefCell::default(), changes })
+        Ok(Self { root: root.to_owned(), dir, lock, build, made: RefCell::default(), seen: RefCell::default(), changes })
     }
 
     /// Where this agent's pins are.
@@ -98,7 +104,8 @@ impl Store {
         for (name, map) in maps.all().into_iter().chain([(BUILD, self.build.fd())]) {
             let path = self.dir.join(name);
             let id = sys::map_id(map).map_err(|source| RedirectError::Map { map: name, source })?;
-            if open_map(&path).is_some_and(|fd| sys::map_id(fd.as_fd()).is_ok_and(|found| found == id)) {
+            let found = || sys::map_id(open_map(&path)?.as_fd()).ok();
+            if self.is_pinned(&path, id, found) {
                 continue;
             }
             self.replace_pin(&path, map)?;
@@ -153,16 +160,31 @@ impl Store {
     /// something to do.
     pub(crate) fn pin_link(&self, hook: Hook, link: BorrowedFd<'_>, id: u32) -> Result<bool, RedirectError> {
         let path = self.link_path(hook);
-        let former = open_link(&path);
-        if former.as_ref().is_some_and(|(_, info)| info.id == id) {
+        if self.is_pinned(&path, id, || Some(open_link(&path)?.1.id)) {
             return Ok(false);
         }
+        let former = open_link(&path);
         self.replace_pin(&path, link)?;
         if let Some((former, _)) = former {
             self.about_to_change();
             detach(former.as_fd());
         }
         Ok(true)
+    }
+
+    /// Whether the object `id` is pinned at `path`. Looks into a pin once, with `found`; after that whether it is still the same pin.
+    fn is_pinned(&self, path: &Path, id: u32, found: impl FnOnce() -> Option<u32>) -> bool {
+        // Before the look into it: if it is replaced in between, it is looked into again.
+        let Ok(stat) = rustix::fs::lstat(path) else { return false };
+        let seen = ((stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec), id);
+        if self.seen.borrow().get(path) == Some(&seen) {
+            return true;
+        }
+        let pinned = found() == Some(id);
+        if pinned {
+            self.seen.borrow_mut().insert(path.to_owned(), seen);
+        }
+        pinned
     }
 
     // ---- the whole ----

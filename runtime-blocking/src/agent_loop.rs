@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::records::FLUSH_INTERVAL;
 use crate::reload::Reload;
 use crate::{clock, memory};
-use azure_proxy_agent_core::agent::{Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, IdSeed, QueryId};
+use azure_proxy_agent_core::agent::{Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, IdSeed, QueryId, StatusReader};
 use azure_proxy_agent_core::effect::{ConnectError, LocalReply};
 use azure_proxy_agent_core::exchange::{FetchError, HostRequest, HostResponse};
 use azure_proxy_agent_core::keeper::FetchId;
@@ -22,13 +22,15 @@ use std::time::Duration;
 pub(crate) const CLAIM_AGAIN: Duration = Duration::from_millis(500);
 /// How soon an audit log that takes nothing is tried again.
 const FLUSH_AGAIN: Duration = Duration::from_secs(1);
+/// So many messages may go before a file that is to be written.
+const PATIENCE: u32 = 16;
 /// So many requests are a burst.
 const TIDY_AFTER: u64 = 100;
 
 /// Something that may take long, to be run where it disturbs nobody.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Runs jobs: a thread each, or a blocking pool.
+/// Runs jobs on other threads.
 pub trait Spawn: Send + Sync {
     /// Runs the job some time soon, or drops it: that must be an answer, too.
     fn spawn(&self, job: Job);
@@ -43,6 +45,10 @@ pub struct AgentLoop {
     queries: BTreeMap<QueryId, Box<dyn FnOnce(LocalReply) + Send>>,
     next_query: u64,
     answers: VecDeque<AgentAnswer>,
+    /// Files that nobody waits for, in order: a disk takes its time, callers and the host do not wait for it.
+    later: VecDeque<AgentEffect>,
+    /// Messages that went before them.
+    before: u32,
     flush_at: Option<Mono>,
     reload: Reload,
     /// When to see to the watchdog's sign of life; `None`: nobody wants one.
@@ -75,6 +81,8 @@ impl AgentLoop {
             queries: BTreeMap::new(),
             next_query: 0,
             answers: VecDeque::new(),
+            later: VecDeque::new(),
+            before: 0,
             flush_at: None,
             reload,
             pulse_at,
@@ -132,6 +140,10 @@ impl AgentLoop {
         if !self.begin() {
             return self.wait(message);
         }
+        self.before += 1;
+        if message.is_none() || self.before >= PATIENCE {
+            self.catch_up();
+        }
         match message {
             Some(Message::Query(query, reply)) => {
                 self.next_query += 1;
@@ -171,6 +183,10 @@ impl AgentLoop {
         }
         self.tidy();
         if self.stopped {
+            while !self.later.is_empty() {
+                self.catch_up();
+                self.carry_out();
+            }
             self.machine.note_foreign();
             self.machine.records.close(now, &self.machine.host);
         } else if self.flush_at.is_some_and(|at| now.mono >= at) {
@@ -183,6 +199,9 @@ impl AgentLoop {
     pub fn deadline(&self) -> Option<Mono> {
         if self.waiting.is_some() {
             return Some(clock::mono() + CLAIM_AGAIN);
+        }
+        if !self.later.is_empty() {
+            return Some(clock::mono());
         }
         [self.agent.deadline().map(|d| d.at), self.flush_at, self.pulse_at].into_iter().flatten().min()
     }
@@ -203,34 +222,55 @@ impl AgentLoop {
         }
     }
 
+    /// Does one of the things that could wait.
+    fn catch_up(&mut self) {
+        self.before = 0;
+        if let Some(effect) = self.later.pop_front() {
+            self.run(effect);
+        }
+    }
+
     fn carry_out(&mut self) {
         loop {
             while let Some(effect) = self.agent.poll_effect() {
-                if matches!(effect, AgentEffect::Heartbeat) {
-                    // Often enough for everything that is written down by and by.
-                    self.machine.note_foreign();
-                    let _: bool = self.machine.flush();
-                }
-                match self.machine.host.run(effect, self.machine.redirector()) {
-                    Ran::Answered(answer) => self.answers.push_back(answer),
-                    Ran::Done => {}
-                    Ran::NotHere(AgentEffect::Fetch { id, request }) => self.fetch(id, request),
-                    Ran::NotHere(AgentEffect::LimitCpu { percent }) => {
-                        let machine = Arc::clone(&self.machine);
-                        self.spawn.spawn(Box::new(move || machine.host.service_manager().limit_cpu(percent)));
-                    }
-                    Ran::NotHere(AgentEffect::Publish(policy)) => self.daemon.policy.publish(policy),
-                    Ran::NotHere(AgentEffect::Status { to, draft }) => {
-                        let effect = self.machine.records.with_summaries(|tables| draft.complete(to, tables, clock::now()));
-                        if let Ran::Answered(answer) = self.deliver(effect) {
-                            self.answers.push_back(answer);
-                        }
-                    }
-                    Ran::NotHere(effect) => drop(self.deliver(effect)),
+                match effect {
+                    // State, in the order in which it came about: a removal does not overtake what is still to be written.
+                    AgentEffect::RemoveState(_) if self.later.is_empty() => self.run(effect),
+                    AgentEffect::WriteState { .. }
+                    | AgentEffect::RemoveState(_)
+                    | AgentEffect::Snapshot { .. }
+                    | AgentEffect::WriteEvents { .. }
+                    | AgentEffect::Status { to: StatusReader::File, .. } => self.later.push_back(effect),
+                    urgent => self.run(urgent),
                 }
             }
             let Some(answer) = self.answers.pop_front() else { return };
             self.agent.handle_answer(clock::now(), answer);
+        }
+    }
+
+    fn run(&mut self, effect: AgentEffect) {
+        if matches!(effect, AgentEffect::Heartbeat) {
+            // Often enough for everything that is written down by and by.
+            self.machine.note_foreign();
+            let _: bool = self.machine.flush();
+        }
+        match self.machine.host.run(effect, self.machine.redirector()) {
+            Ran::Answered(answer) => self.answers.push_back(answer),
+            Ran::Done => {}
+            Ran::NotHere(AgentEffect::Fetch { id, request }) => self.fetch(id, request),
+            Ran::NotHere(AgentEffect::LimitCpu { percent }) => {
+                let machine = Arc::clone(&self.machine);
+                self.spawn.spawn(Box::new(move || machine.host.service_manager().limit_cpu(percent)));
+            }
+            Ran::NotHere(AgentEffect::Publish(policy)) => self.daemon.policy.publish(policy),
+            Ran::NotHere(AgentEffect::Status { to, draft }) => {
+                let effect = self.machine.records.with_summaries(|tables| draft.complete(to, tables, clock::now()));
+                if let Ran::Answered(answer) = self.deliver(effect) {
+                    self.answers.push_back(answer);
+                }
+            }
+            Ran::NotHere(effect) => drop(self.deliver(effect)),
         }
     }
 

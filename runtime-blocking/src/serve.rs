@@ -9,7 +9,7 @@ use crate::pump::{Next, Pump, Ready, set_abort};
 use crate::reload::Reload;
 use crate::start::{self, Stop};
 use crate::workers::Workers;
-use crate::{clock, dial, listener, workers};
+use crate::{clock, dial, listener};
 use azure_proxy_agent_core::agent::AgentConfig;
 use azure_proxy_agent_core::conn::{ProxyConn, Summary};
 use azure_proxy_agent_core::effect::{ConnAnswer, ConnectError, Cx, Interest, LocalQuery, LocalReply, Wants};
@@ -53,21 +53,18 @@ impl Mailbox for ChannelMailbox {
     }
 }
 
-/// A thread for each job: they are rare. If it cannot be started the job is dropped.
-#[derive(Debug)]
-pub struct Threads;
+/// Most jobs of the agent loop at a time: calls to the host come one by one, others hardly ever.
+const JOBS: usize = 4;
 
-impl Spawn for Threads {
+impl Spawn for Workers {
     fn spawn(&self, job: Job) {
-        if let Err(e) = std::thread::Builder::new().name("job".into()).stack_size(workers::STACK).spawn(job) {
-            log::error!("A thread could not be started: {e}");
-        }
+        self.run(job);
     }
 }
 
 /// Runs the agent loop until it is stopped.
 pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: (AgentConfig, Reload), inbox: &Receiver<Message>) {
-    let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Threads));
+    let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Workers::new(JOBS)));
     while !agent.is_stopped() {
         let message = match agent.deadline() {
             Some(at) => match inbox.recv_timeout(at.since(clock::mono())) {

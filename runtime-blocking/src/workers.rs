@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Stack of a worker. Bytes; only what is touched costs memory.
-pub(crate) const STACK: usize = 256 * 1024;
+const STACK: usize = 256 * 1024;
 /// How long an idle worker stays for the next job.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ impl Workers {
             queue.threads += 1;
             drop(queue);
             let shared = Arc::clone(&self.0);
-            let started = std::thread::Builder::new().name("lookup".into()).stack_size(STACK).spawn(move || shared.work());
+            let started = std::thread::Builder::new().name("worker".into()).stack_size(STACK).spawn(move || shared.work());
             if let Err(e) = started {
                 log::error!("A thread could not be started: {e}");
                 self.0.give_up();
