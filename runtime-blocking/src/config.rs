@@ -104,7 +104,7 @@ impl Config {
         bytes: &[u8],
         environment: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let fail = |problem| ConfigError { path: path.to_path_buf(), problem };
+        let fail = |problems| ConfigError { path: path.to_path_buf(), problems };
         let (document, raw) = Document::read(bytes).map_err(fail)?;
         let mut warnings = Warnings { path, document: &document, list: Vec::new() };
         for problem in document.unknown_members() {
@@ -114,7 +114,7 @@ impl Config {
         let folder = |text: &str| PathBuf::from(expand(text, environment));
         let key_folder = folder(&raw.latch_key_folder);
         if key_folder.as_os_str().is_empty() {
-            return Err(fail(document.problem_at("latchKeyFolder", "the key directory has no name")));
+            return Err(fail(vec![document.problem_at("latchKeyFolder", "the key directory has no name")]));
         }
         let log_folder = Some(folder(&raw.log_folder)).filter(|f| !f.as_os_str().is_empty());
         let event_folder = folder(&raw.event_folder);
@@ -208,17 +208,19 @@ impl Config {
     }
 }
 
-/// Why there is no configuration. Displays as the text of FS-03, then position, reason and hint.
+/// Why there is no configuration. Displays as the text of FS-03, then position, reason and hint of each problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     path: PathBuf,
-    problem: Problem,
+    /// At least one.
+    problems: Vec<Problem>,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        write!(f, "Error in reading Config from Json file: {path}\n  {path}{}", self.problem)
+        write!(f, "Error in reading Config from Json file: {path}")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {path}{problem}"))
     }
 }
 
@@ -285,7 +287,8 @@ fn beside_executable() -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let fail = |what: String, hint: &str| ConfigError { path: path.to_path_buf(), problem: Problem::whole_file(what, hint) };
+    let fail =
+        |what: String, hint: &str| ConfigError { path: path.to_path_buf(), problems: vec![Problem::whole_file(what, hint)] };
     let open = std::fs::File::open(path).and_then(|file| {
         let mut bytes = Vec::new();
         file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;

@@ -3,6 +3,7 @@
 use super::suggest::closest;
 use serde::Deserialize;
 use serde::de::Error as _;
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// Members as they are written (FS-04 to FS-17, and ours). Unknown ones are ignored here and reported by
@@ -96,11 +97,11 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Reads the text as JSON of the shape [`Raw`].
-    pub(super) fn read(bytes: &'a [u8]) -> Result<(Self, Raw), Problem> {
+    pub(super) fn read(bytes: &'a [u8]) -> Result<(Self, Raw), Vec<Problem>> {
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
         let text = std::str::from_utf8(bytes).map_err(|e| {
             let at = position(bytes.get(..e.valid_up_to()).unwrap_or_default());
-            Problem { at: Some(at), what: "the file is not UTF-8".into(), hint: "save it as UTF-8 text".into() }
+            vec![Problem { at: Some(at), what: "the file is not UTF-8".into(), hint: "save it as UTF-8 text".into() }]
         })?;
         let document = Self { text, members: members(text) };
         // A derived struct would also take an array of values.
@@ -110,7 +111,11 @@ impl<'a> Document<'a> {
         };
         match read {
             Ok(raw) => Ok((document, raw)),
-            Err(e) => Err(document.explain(&e)),
+            Err(e) => {
+                let first = document.explain(&e);
+                let others = document.others(&first);
+                Err([first].into_iter().chain(others).collect())
+            }
         }
     }
 
@@ -130,18 +135,53 @@ impl<'a> Document<'a> {
         Problem { at, what: format!("{member:?} {what}"), hint: example(member) }
     }
 
+    /// What is wrong besides `first`, at which reading ended: each member is looked at on its own.
+    fn others(&self, first: &Problem) -> Vec<Problem> {
+        // Text that is no JSON has no members to look at.
+        let Ok(document) = serde_json::from_str::<Map<String, Value>>(self.text) else { return Vec::new() };
+        let good: Map<String, Value> = MEMBERS
+            .iter()
+            .filter_map(|(name, example)| Some(((*name).to_owned(), serde_json::from_str(example).ok()?)))
+            .collect();
+        let mut problems = Vec::new();
+        for (member, _) in MEMBERS {
+            let mut probe = good.clone();
+            match document.get(member) {
+                Some(value) => drop(probe.insert(member.to_owned(), value.clone())),
+                None => drop(probe.remove(member)),
+            }
+            let Err(e) = serde_json::from_value::<Raw>(Value::Object(probe)) else { continue };
+            let problem = match self.missing(&e.to_string(), None) {
+                Some(problem) => problem,
+                None => self.problem_at(member, &format!("is wrong: {e}")),
+            };
+            // `first` may say the same in other words; it has the place of the value.
+            let same = first.what == problem.what || first.what.starts_with(&format!("{member:?}"));
+            if !same {
+                problems.push(problem);
+            }
+        }
+        problems
+    }
+
+    /// The problem of a required member that is not there, if `what` says that.
+    fn missing(&self, what: &str, at: Option<At>) -> Option<Problem> {
+        let missing = what.strip_prefix("missing field `").and_then(|w| w.strip_suffix('`'))?;
+        let candidates = self.members.iter().map(|(_, n)| n.as_str()).filter(|n| !is_known(n));
+        let hint = match closest(missing, candidates) {
+            Some(typo) => format!("is {typo:?} meant to be {missing:?}? Letter case counts"),
+            None => format!("add it: {}", example(missing)),
+        };
+        Some(Problem { at, what: format!("required member {missing:?} is missing"), hint })
+    }
+
     /// Says which member `serde_json` was at, and what would be right there.
     fn explain(&self, error: &serde_json::Error) -> Problem {
         let at = (error.line() > 0).then(|| At { line: error.line(), column: error.column() });
         let text = error.to_string();
         let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned();
-        if let Some(missing) = what.strip_prefix("missing field `").and_then(|w| w.strip_suffix('`')) {
-            let candidates = self.members.iter().map(|(_, n)| n.as_str()).filter(|n| !is_known(n));
-            let hint = match closest(missing, candidates) {
-                Some(typo) => format!("is {typo:?} meant to be {missing:?}? Letter case counts"),
-                None => format!("add it: {}", example(missing)),
-            };
-            return Problem { at, what: format!("required member {missing:?} is missing"), hint };
+        if let Some(problem) = self.missing(&what, at) {
+            return problem;
         }
         if error.is_data() {
             let offset = at.map_or(0, |at| self.offset(at));

@@ -269,3 +269,29 @@ fn members_that_need_a_restart_are_named() {
     assert_eq!(changed("{", "{ \"pinFolder\": \"\", \"egressBackstop\": true,"), ["egressBackstop", "pinFolder"]);
     assert_eq!(changed("/log/azure-proxy-agent\"", "/log/elsewhere\""), ["logFolder"]);
 }
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = r#"{
+  "logFolder": 7,
+  "latchKeyFoldr": "/k",
+  "eventFolder": "/e",
+  "monitorIntervalInSeconds": 60,
+  "pollKeyStatusIntervalInSeconds": "soon",
+  "egressBackstop": "no"
+}"#;
+    let error = parse(text).expect_err("four problems");
+    let lines: Vec<&str> = error.lines().filter(|l| l.starts_with("  /etc/a.json")).collect();
+    for (line, (place, what)) in lines.iter().zip([
+        (":2:16", "\"logFolder\": invalid type: integer `7`, expected a string"),
+        ("", "required member \"latchKeyFolder\" is missing"),
+        (":6:3", "\"pollKeyStatusIntervalInSeconds\" is wrong: invalid type: string \"soon\", expected u64"),
+        ("", "required member \"ebpfProgramName\" is missing"),
+        (":7:3", "\"egressBackstop\" is wrong: invalid type: string \"no\", expected a boolean"),
+    ]) {
+        assert_eq!(*line, format!("  /etc/a.json{place}: {what}"));
+    }
+    assert_eq!(lines.len(), 5, "{error}");
+    assert!(error.contains("is \"latchKeyFoldr\" meant to be \"latchKeyFolder\"?"), "{error}");
+    assert_eq!(parse("{").expect_err("no JSON").lines().count(), 3, "one place, one reason, one hint");
+}
