@@ -3,7 +3,7 @@
 
 use crate::clock;
 use crate::host::Host;
-use crate::host::audit::{AuditLog, NotWritten, open_staging};
+use crate::host::audit::{self, AuditLog, NotWritten, open_staging};
 use crate::host::mapping::Mapping;
 use crate::logging::CONNECTION;
 use crate::staging::{Recovered, Staging};
@@ -24,6 +24,8 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 const BUFFER: usize = 32 * 1024;
 /// How long a staging file that cannot be used is left alone.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often to see whether the staging file is still where a successor looks for it.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Notes about other network namespaces that are written down at a time, and how long that may take.
 const FOREIGN: usize = 256;
@@ -43,6 +45,8 @@ struct Inner {
     flushed: Option<Mono>,
     /// When to look for the staging file again.
     retry_at: Mono,
+    /// When the staging file was last seen in its place.
+    seen: Mono,
     /// That it cannot be used has been said.
     complained: bool,
     /// It was in use before.
@@ -189,20 +193,29 @@ impl Records {
 impl Inner {
     /// Sees to it that what is staged outlives the process, if that is possible.
     fn ready(&mut self, now: Now, host: &Host) {
-        if self.staging.is_durable() {
-            return;
-        }
-        if self.staging.is_attached() {
-            log::error!("The staging file of the audit log cannot be used any more; every line is written at once");
-            self.complained = true;
-            self.staging.detach();
-            self.retry_at = now.mono + RETRY;
-        }
         let Some(file) = host.audit_log() else { return };
-        if now.mono < self.retry_at || !host.claim() {
-            return;
+        if self.staging.is_durable() {
+            if now.mono.since(self.seen) < LOOK {
+                return;
+            }
+            self.seen = now.mono;
+            if self.staging.medium().is_some_and(|staging| audit::is_in_place(file.folder(), staging)) {
+                return;
+            }
+            log::warn!("The staging file of the audit log was removed by somebody else; another one is made");
+        } else {
+            if self.staging.is_attached() {
+                log::error!("The staging file of the audit log cannot be used any more; every line is written at once");
+                self.complained = true;
+                self.staging.detach();
+                self.retry_at = now.mono + RETRY;
+            }
+            if now.mono < self.retry_at || !host.claim() {
+                return;
+            }
         }
         self.retry_at = now.mono + RETRY;
+        self.seen = now.mono;
         match open_staging(file.folder()) {
             Ok(mapping) => {
                 let mut log = AuditLog { host, wall: now.wall };
@@ -219,10 +232,14 @@ impl Inner {
                     log::info!("The staging file of the audit log can be used again");
                 }
             }
-            Err(e) if self.complained => log::debug!("{e}"),
             Err(e) => {
-                self.complained = true;
-                log::error!("{e}; every line of the audit log is written at once, before a request goes to the host");
+                // The one in use, if there is one, nobody would find.
+                self.staging.detach();
+                if std::mem::replace(&mut self.complained, true) {
+                    log::debug!("{e}");
+                } else {
+                    log::error!("{e}; every line of the audit log is written at once, before a request goes to the host");
+                }
             }
         }
     }

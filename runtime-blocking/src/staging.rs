@@ -91,7 +91,7 @@ pub trait Log {
     /// Appends to the file of `place` itself, whatever it is called now.
     ///
     /// # Errors
-    /// Some may be there.
+    /// The file ends at `place` again: what was behind it is gone, too.
     fn complete(&mut self, place: Place, bytes: &[u8]) -> Result<(), Self::Error>;
 }
 
@@ -152,17 +152,27 @@ impl<M> Default for Staging<M> {
 
 impl<M: Medium> Staging<M> {
     /// Begins to use a medium, after writing down what a predecessor left there; what this process itself left there in an earlier
-    /// attempt (`again`) it still knows and does not recover. Lines that wait here already are kept. `generation` must not be one
-    /// that was used before with this medium: a time.
+    /// attempt (`again`) it still knows and does not recover. Lines that wait here already are kept, and requests that are with the
+    /// host are noted in the new medium, too; the former is void then. `generation` must not be one that was used before with this
+    /// medium: a time.
     ///
     /// # Errors
     /// The log's. What could not be written stays where it is, for the next attempt or successor; the medium is in use all the same.
     pub fn attach<L: Log>(&mut self, medium: M, generation: u64, again: bool, log: &mut L) -> Result<Recovered, L::Error> {
-        let waiting = std::mem::take(&mut self.batch);
-        *self = Self { medium: Some(medium), generation, ..Self::default() };
+        let generation = if again { self.generation } else { generation };
+        let former = std::mem::replace(self, Self { medium: Some(medium), generation, ..Self::default() });
+        let (waiting, noted) = (former.batch, former.slots);
         let left = self.adopt(again);
         let recovered = Recovered { lines: left.lines, interrupted: left.intents.len() };
         let result = self.recover(left, log);
+        if let Some(mut former) = former.medium {
+            for (connection, slot) in noted.into_iter().filter(|(_, slot)| slot.key.is_some()) {
+                if let Some(intent) = read_intent(&former, slot.number) {
+                    self.note(connection, intent.key, &intent.line);
+                }
+            }
+            former.publish(0, 0);
+        }
         for line in waiting.split_inclusive(|b| *b == b'\n') {
             if self.has_room(line.len()) {
                 self.append(0, line);
@@ -190,6 +200,12 @@ impl<M: Medium> Staging<M> {
         self.medium.is_some()
     }
 
+    /// What it is, if there is one.
+    #[must_use]
+    pub const fn medium(&self) -> Option<&M> {
+        self.medium.as_ref()
+    }
+
     /// Bytes of lines that wait.
     #[must_use]
     pub const fn waiting(&self) -> usize {
@@ -199,9 +215,10 @@ impl<M: Medium> Staging<M> {
     /// Notes that the request of a connection goes to the host; `line` is for the log if nothing is heard of it again. `false`: there
     /// is no place that outlives the process.
     pub fn intend(&mut self, connection: u64, request: u64, line: &[u8]) -> bool {
-        if line.len() > MAX_INTENT {
-            return false;
-        }
+        line.len() <= MAX_INTENT && self.note(connection, self.generation.wrapping_add(request), line)
+    }
+
+    fn note(&mut self, connection: u64, key: u64, line: &[u8]) -> bool {
         let Some(medium) = &mut self.medium else { return false };
         let slot = match self.slots.get_mut(&connection) {
             Some(slot) => slot,
@@ -210,7 +227,6 @@ impl<M: Medium> Staging<M> {
                 self.slots.entry(connection).or_insert(Slot { number, key: None })
             }
         };
-        let key = self.generation.wrapping_add(request);
         let at = SLOTS + slot.number * SLOT;
         if slot.key.take().is_some() {
             medium.publish(at, 0);
@@ -382,14 +398,16 @@ impl<M: Medium> Staging<M> {
 
     fn recover<L: Log>(&mut self, left: Left, log: &mut L) -> Result<(), L::Error> {
         if let Some(place) = left.mark.filter(|_| !self.batch.is_empty()) {
-            match log.behind(place, self.batch.len() + 1) {
-                // What is behind the mark is the beginning of these lines, or all of them.
+            match log.behind(place, self.batch.len()) {
+                // What is behind the mark is the beginning of these lines, or all of them, and perhaps others after them.
                 Some(there) if self.batch.starts_with(&there) => {
                     let rest = self.batch.get(there.len()..).unwrap_or_default();
-                    if !rest.is_empty() {
-                        log.complete(place, rest)?;
+                    if rest.is_empty() || log.complete(place, rest).is_ok() {
+                        self.emptied();
+                    } else {
+                        // None of them is there now: they wait like any others.
+                        self.unmark();
                     }
-                    self.emptied();
                 }
                 _ => self.unmark(),
             }

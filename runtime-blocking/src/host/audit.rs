@@ -1,7 +1,7 @@
 //! The audit log and its staging file, as files of this machine.
 
 use super::Host;
-use super::files::{Access, Dir, FileError};
+use super::files::{self, Access, Dir, FileError};
 use super::logfile::{AUDIT_FILE, Appended, MODE};
 use super::mapping::Mapping;
 use crate::staging::{self, Log, Place};
@@ -63,8 +63,10 @@ impl Log for AuditLog<'_> {
 
     fn complete(&mut self, place: Place, bytes: &[u8]) -> Result<(), NotWritten> {
         let Some(log) = &self.host.audit else { return Ok(()) };
-        complete(log.folder(), place, bytes)
-            .map_err(|e| self.failed(&format_args!("The log file {AUDIT_FILE} is not completed: {e}")))
+        let completed = complete(log.folder(), place, bytes);
+        // Whoever has it open does not know how long it is now.
+        log.reopen();
+        completed.map_err(|e| self.failed(&format_args!("The log file {AUDIT_FILE} is not completed: {e}")))
     }
 }
 
@@ -72,7 +74,16 @@ fn complete(folder: &Path, place: Place, bytes: &[u8]) -> io::Result<()> {
     let dir = Dir::open(folder, Access::Shared).map_err(io::Error::other)?;
     let (name, _) = dir.find(AUDIT_FILE, place.device, place.inode).ok_or(io::ErrorKind::NotFound)?;
     let (mut file, _) = dir.append(&name, MODE).map_err(io::Error::other)?;
-    file.write_all(bytes)
+    file.write_all(bytes).inspect_err(|_| {
+        // A disk that takes nothing lets itself be given something back. Failing that, a part of a line stays.
+        let _ = file.set_len(place.size);
+    })
+}
+
+/// Whether the staging file in use is the one that a successor will find: nobody has removed or exchanged it or the folder.
+#[must_use]
+pub fn is_in_place(folder: &Path, staging: &Mapping) -> bool {
+    files::is_at(&folder.join(STAGING_FILE), staging.file())
 }
 
 /// The staging file in the log folder, mapped.

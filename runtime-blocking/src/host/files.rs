@@ -241,8 +241,7 @@ impl Dir {
     /// Whether `file`, which was opened here as `name`, is still what that path leads to: nobody has removed or exchanged it or the
     /// directory.
     pub(super) fn has(&self, name: &str, file: &File) -> bool {
-        let at_path = rustix::fs::lstat(self.path.join(name));
-        matches!((at_path, fstat(file)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+        is_at(&self.path.join(name), file)
     }
 
     /// Names of the entries that are UTF-8, in no order.
@@ -256,6 +255,11 @@ impl Dir {
     pub(super) fn error(&self, name: &str, cause: Cause) -> FileError {
         FileError { path: self.path.join(name), cause }
     }
+}
+
+/// Whether `path` leads to `file` itself.
+pub(super) fn is_at(path: &Path, file: &File) -> bool {
+    matches!((rustix::fs::lstat(path), fstat(file)), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 /// A file on its way to be replaced.

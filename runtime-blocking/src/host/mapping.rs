@@ -40,6 +40,12 @@ impl Mapping {
         })
     }
 
+    /// The file that is mapped.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The address of so many bytes, if all of them are in the mapping.
     #[expect(unsafe_code, reason = "pointer arithmetic")]
     fn at(&self, at: usize, len: usize) -> Option<NonNull<u8>> {

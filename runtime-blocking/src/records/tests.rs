@@ -144,6 +144,21 @@ fn a_staging_file_that_is_cut_short_ends_nobody() {
     assert!(outcomes(&scratch).contains(&done(1)) && outcomes(&scratch).contains(&done(2)), "{:?}", outcomes(&scratch));
 }
 
+/// Invariant 6: somebody tidies the log folder while the agent runs, and the agent is killed later.
+#[test]
+fn a_staging_file_that_is_removed_is_made_again() {
+    let scratch = Scratch::new("records");
+    let (host, peer, now) = (host(&scratch), peer(1000), clock::now());
+    let records = Records::default();
+    records.intend(now, &forwarded(&peer, 1), &host);
+    std::fs::remove_dir_all(scratch.path().join("logs")).expect("removed");
+    let later = Now { mono: now.mono + LOOK, ..now };
+    records.intend(later, &forwarded(&peer, 2), &host);
+    drop(records);
+    Records::default().open(later, &host);
+    assert_eq!(outcomes(&scratch), [with(1, "interrupted"), with(2, "interrupted")]);
+}
+
 /// S-54, invariant 8
 #[test]
 fn a_flood_of_refusals_is_counted_and_does_not_roll_the_log() {

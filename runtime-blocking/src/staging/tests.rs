@@ -17,6 +17,8 @@ enum Op {
     Roll,
     /// The last file, or the one with that number, gets bytes; killed within, any number of them.
     Write(u64, Vec<u8>),
+    /// The file with that number is cut to that length.
+    Cut(u64, u64),
     /// The request goes to the host.
     Sent(u64),
     /// The request was answered by us (refused), or its end was noted.
@@ -57,6 +59,7 @@ impl Disk {
             Op::Word(at, word) => self.staging[*at..at + 8].copy_from_slice(&word.to_le_bytes()),
             Op::Roll => self.files.push(Vec::new()),
             Op::Write(file, bytes) => self.files[*file as usize].extend_from_slice(&bytes[..bytes.len().min(part)]),
+            Op::Cut(file, size) => self.files[*file as usize].truncate(*size as usize),
             Op::Sent(request) => drop(self.sent.insert(*request)),
             Op::Noted(request) => drop(self.noted.insert(*request)),
         }
@@ -153,6 +156,10 @@ impl Log for TapeLog {
     }
 
     fn complete(&mut self, place: Place, bytes: &[u8]) -> Result<(), Self::Error> {
+        if self.1 {
+            self.0.record(Op::Cut(place.inode, place.size));
+            return Err("full");
+        }
         self.0.record(Op::Write(place.inode, bytes.to_vec()));
         Ok(())
     }
@@ -308,6 +315,63 @@ fn a_log_that_takes_nothing_loses_nothing_until_it_does() {
     staging.flush(&mut log).expect("works again");
     disk_of(&tape).check("works again");
     assert_eq!(staging.waiting(), 0);
+}
+
+/// The disk is full when the successor comes, and has room later. Invariant 6.
+#[test]
+fn a_disk_that_is_full_at_the_recovery_doubles_nothing() {
+    let mut cut_short = 0;
+    cut(&Disk::new(), &live(Disk::new(), 1_000, 1).ops(), |what, disk| {
+        cut_short += usize::from(disk.files.iter().any(|file| file.last().is_some_and(|b| *b != b'\n')));
+        let tape = Tape::on(disk.clone());
+        let mut log = TapeLog(tape.clone(), true);
+        let mut staging = Staging::default();
+        if staging.attach(tape.clone(), 2_000, false, &mut log).is_err() {
+            disk_of(&recover(disk_of(&tape), 3_000).0).check(&format!("{what}, killed meanwhile"));
+        }
+        log.1 = false;
+        staging.flush(&mut log).expect("works again");
+        disk_of(&tape).check(what);
+    });
+    assert!(cut_short > 3, "{cut_short}");
+}
+
+/// The agent before wrote its lines, was killed before it had cleared them, and one that could not use the medium wrote others.
+#[test]
+fn lines_that_are_followed_by_others_are_known() {
+    let tape = Tape::on(Disk::new());
+    let mut staging = Staging::default();
+    staging.attach(tape.clone(), 1, false, &mut TapeLog(tape.clone(), false)).expect("attaches");
+    assert!(staging.append(1, &line(1, "written")));
+    staging.flush(&mut TapeLog(tape.clone(), false)).expect("written");
+    let ops = tape.ops();
+    let written = ops.iter().position(|op| matches!(op, Op::Write(..))).expect("a write");
+    let mut disk = Disk::new();
+    ops.iter().take(written + 1).for_each(|op| disk.apply(op, usize::MAX));
+    disk.apply(&Op::Write(0, line(2, "of another")), usize::MAX);
+    disk_of(&recover(disk, 2).0).check("followed");
+}
+
+/// Somebody removed the file: what is with the host is noted in the next one, too, and the former is void, should it come back.
+#[test]
+fn another_medium_takes_over() {
+    let (first, second) = (Tape::on(Disk::new()), Tape::on(Disk::new()));
+    let mut staging = Staging::default();
+    staging.attach(first.clone(), 1, false, &mut TapeLog(first.clone(), false)).expect("attaches");
+    for request in 1..=3 {
+        assert!(staging.intend(request, request, &line(request, "interrupted")));
+    }
+    assert!(staging.append(2, &line(2, "waits")));
+    staging.settle(2);
+    let mut full = TapeLog(second.clone(), true);
+    let _: Result<_, _> = staging.attach(second.clone(), 7, true, &mut full);
+    assert_eq!(staging.unsettled(1).map(|intent| intent.line), Some(line(1, "interrupted")));
+    // Killed between its line and the end of its note.
+    assert!(staging.append(3, &line(3, "done")));
+    second.record(Op::Noted(2));
+    (1..=3).for_each(|request| second.record(Op::Sent(request)));
+    disk_of(&recover(disk_of(&second), 9).0).check("recovered");
+    assert_eq!(recover(disk_of(&first), 9).1, Recovered::default());
 }
 
 /// A disk that lost power has any mixture of old and new: only whole lines count.
