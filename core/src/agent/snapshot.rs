@@ -97,11 +97,13 @@ fn name(wall: Wall) -> String {
     format!("{PREFIX}{}.json", wall.file_stamp())
 }
 
-/// Which of the names in the status directory are to be removed before another snapshot is written: the oldest of those that
-/// have the whole form of a snapshot's name; what somebody else has put there stays.
-pub fn surplus_snapshots(names: &mut Vec<String>) -> &[String] {
+/// Which of the names in the status directory are to be removed before the snapshot `newest` is written: the oldest of those that
+/// have the whole form of a snapshot's name; what somebody else has put there stays. A name from the future, given by a clock that was
+/// wrong, counts as the oldest: it would be taken for the newest for as long as it is there.
+pub fn surplus_snapshots<'a>(names: &'a mut Vec<String>, newest: &str) -> &'a [String] {
+    let is_past = |name: &str| name <= newest;
     names.retain(|name| is_snapshot(name));
-    names.sort_unstable();
+    names.sort_unstable_by(|a, b| (is_past(a), a).cmp(&(is_past(b), b)));
     names.get(..(names.len() + 1).saturating_sub(KEPT)).unwrap_or_default()
 }
 

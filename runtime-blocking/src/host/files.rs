@@ -167,12 +167,12 @@ impl Dir {
         }
     }
 
-    /// Opens a regular file for appending, making it with `mode`; an existing one gets that mode. Returns its size in bytes.
+    /// Opens a regular file for appending and reading, making it with `mode`; an existing one gets that mode. Returns its size in bytes.
     pub(super) fn append(&self, name: &str, mode: u32) -> Result<(File, u64), FileError> {
         let fail = |cause| self.error(name, cause);
         check_name(name).map_err(fail)?;
         let mode = Mode::from_raw_mode(mode as RawMode);
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd =
             openat(&self.fd, name, flags, mode).map_err(|e| fail(not_followed(e, Cause::NotAFile, &self.path.join(name))))?;
         let stat = fstat(&fd).map_err(|e| fail(e.into()))?;

@@ -8,7 +8,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -78,8 +78,9 @@ impl RollingFile {
             Some(current) => current,
             None => self.current.insert(Tail::new(self.dir.append(&self.name, MODE).map_err(io::Error::other)?)),
         };
+        current.mend()?;
         before(Place { device: current.id.0, inode: current.id.1, size: current.size });
-        current.append(bytes)
+        current.whole(bytes)
     }
 
     /// Whether the disk would take a line: has room made behind the end, which the next lines use.
@@ -98,12 +99,14 @@ impl RollingFile {
     }
 
     fn roll(&mut self, wall: Wall) -> Result<(), FileError> {
-        self.dir.rename_new(&self.name, &format!("{}.{}.log", self.name, wall.file_stamp()))?;
+        let newest = format!("{}.{}.log", self.name, wall.file_stamp());
+        self.dir.rename_new(&self.name, &newest)?;
         // From here on the old file is not the current one, whatever fails.
         self.current = None;
         let mut rolled = self.dir.names()?;
         rolled.retain(|name| is_rolled(name, &self.name));
-        rolled.sort_unstable();
+        // A name from the future was given by a clock that was wrong: it goes first, or it would outlive all that come.
+        rolled.sort_unstable_by(|a, b| (*a <= newest, a).cmp(&(*b <= newest, b)));
         let surplus = rolled.len().saturating_sub(self.rolling.files.saturating_sub(1));
         for name in rolled.iter().take(surplus) {
             self.dir.remove(name)?;
@@ -121,6 +124,11 @@ trait Appendable: io::Write {
     fn id(&self) -> (u64, u64) {
         (0, 0)
     }
+
+    /// The last byte of a file of so many.
+    fn last(&self, _size: u64) -> Option<u8> {
+        None
+    }
 }
 
 impl Appendable for File {
@@ -135,6 +143,11 @@ impl Appendable for File {
 
     fn id(&self) -> (u64, u64) {
         self.metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
+    }
+
+    fn last(&self, size: u64) -> Option<u8> {
+        let mut byte = [0];
+        self.read_exact_at(&mut byte, size.checked_sub(1)?).ok().map(|()| byte[0])
     }
 }
 
@@ -152,18 +165,21 @@ struct Tail<F> {
 
 impl<F: Appendable> Tail<F> {
     fn new((file, size): (F, u64)) -> Self {
-        Self { id: file.id(), file, size, torn: false }
+        // So a power cut may have left it.
+        let torn = size > 0 && file.last(size).is_some_and(|byte| byte != b'\n');
+        Self { id: file.id(), file, size, torn }
     }
 
-    /// Adds `bytes`, or takes back what a failed write left of them; if even that fails the next line does not begin behind it.
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Ends a part of a line, so that the next one does not begin behind it.
+    fn mend(&mut self) -> io::Result<()> {
         if self.torn {
             self.whole(b"\n")?;
             self.torn = false;
         }
-        self.whole(bytes)
+        Ok(())
     }
 
+    /// Adds `bytes`, or takes back what a failed write left of them; if even that fails the file is torn.
     fn whole(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         let failed = loop {

@@ -235,7 +235,7 @@ impl Host {
     /// It is not there.
     pub fn write_snapshot(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
         let folder = Dir::create(&self.status_folder, Access::Shared)?;
-        for old in surplus_snapshots(&mut folder.names()?) {
+        for old in surplus_snapshots(&mut folder.names()?, name) {
             folder.remove(old)?;
         }
         // Not synced: a key waits to be loaded, and the next start writes another one anyway.

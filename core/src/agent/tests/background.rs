@@ -171,11 +171,12 @@ fn r151_five_snapshots_are_kept_and_foreign_names_never_removed() {
     ];
     let with = |numbers: &[u64]| {
         let mut names: Vec<String> = numbers.iter().map(|n| name(*n)).chain(foreign.map(str::to_owned)).collect();
-        surplus_snapshots(&mut names).to_vec()
+        surplus_snapshots(&mut names, &name(90)).to_vec()
     };
     assert_eq!(with(&[4, 3, 2, 1]), [] as [String; 0]);
     assert_eq!(with(&[5, 1, 4, 3, 2]), [name(1)]);
     assert_eq!(with(&[9, 7, 1, 4, 3, 2]), [name(1), name(2)]);
+    assert_eq!(with(&[92, 91, 1, 4, 3, 2]), [name(91), name(92)], "of a clock that was ahead");
 }
 
 #[test]

@@ -54,6 +54,38 @@ fn fs63_keeps_the_newest_and_fs73_never_deletes_foreign_names() {
     assert_eq!(scratch.names().len(), ours.len() + foreign.len());
 }
 
+/// The clock was a year ahead for a while: what is rolled afterwards is kept all the same.
+#[test]
+fn fs63_names_from_the_future_go_first() {
+    let scratch = Scratch::new("logfile");
+    let future = |n: u64| Wall(at(n).0 + 31_557_600_000_000_000);
+    for n in 1..=3 {
+        let name = format!("a.log.{}.log", future(n).file_stamp());
+        fs::write(scratch.path().join(name), "future\n").expect("write");
+    }
+    let mut log = RollingFile::open(scratch.path(), "a.log", SMALL).expect("opens");
+    for n in 1..=3 {
+        log.write(at(n), format!("line number {n}\n").as_bytes()).expect("writes");
+    }
+    let kept = |n| format!("a.log.{}.log", at(n).file_stamp());
+    assert_eq!(scratch.names(), ["a.log".to_owned(), kept(2), kept(3)]);
+}
+
+/// Power was cut in the middle of a line.
+#[test]
+fn a_line_is_not_glued_to_one_that_was_torn() {
+    let scratch = Scratch::new("logfile");
+    let path = scratch.path().join("a.log");
+    fs::write(&path, "whole\ntor").expect("write");
+    let mut places = Vec::new();
+    let mut log = RollingFile::open(scratch.path(), "a.log", Rolling::DEFAULT).expect("opens");
+    for line in [b"new\n", b"two\n"] {
+        log.write_marked(at(0), line, &mut |place| places.push(place.size)).expect("writes");
+    }
+    assert_eq!(fs::read(&path).expect("read"), b"whole\ntor\nnew\ntwo\n");
+    assert_eq!(places, [10, 14], "where the bytes of the lines begin");
+}
+
 #[test]
 fn goes_on_in_an_existing_file_and_fs72_narrows_its_mode() {
     let scratch = Scratch::new("logfile");
@@ -147,17 +179,22 @@ fn full(scratch: &Scratch, room: usize, stuck: bool) -> Tail<FullDisk> {
     Tail::new((FullDisk { file, room, stuck }, 4))
 }
 
+fn append(tail: &mut Tail<FullDisk>, bytes: &[u8]) -> io::Result<()> {
+    tail.mend()?;
+    tail.whole(bytes)
+}
+
 #[test]
 fn of_a_write_that_finds_the_disk_full_nothing_stays() {
     let scratch = Scratch::new("logfile");
     let read = || fs::read_to_string(scratch.path().join("a.log")).expect("read");
     let mut tail = full(&scratch, 6, false);
     for _ in 0..2 {
-        assert_eq!(tail.append(b"a longer line\n").expect_err("full").kind(), io::ErrorKind::StorageFull);
+        assert_eq!(append(&mut tail, b"a longer line\n").expect_err("full").kind(), io::ErrorKind::StorageFull);
         assert_eq!((read().as_str(), tail.size), ("old\n", 4));
     }
     tail.file.room = 100;
-    tail.append(b"new\n").expect("room again");
+    append(&mut tail, b"new\n").expect("room again");
     assert_eq!((read().as_str(), tail.size), ("old\nnew\n", 8));
 }
 
@@ -166,12 +203,12 @@ fn a_line_that_stays_torn_does_not_destroy_the_next() {
     let scratch = Scratch::new("logfile");
     let read = || fs::read_to_string(scratch.path().join("a.log")).expect("read");
     let mut tail = full(&scratch, 6, true);
-    tail.append(b"a longer line\n").expect_err("full");
-    tail.append(b"lost\n").expect_err("still full");
+    append(&mut tail, b"a longer line\n").expect_err("full");
+    append(&mut tail, b"lost\n").expect_err("still full");
     assert_eq!((read().as_str(), tail.size), ("old\na long", 10));
     tail.file.room = 100;
-    tail.append(b"new\n").expect("room again");
-    tail.append(b"newer\n").expect("room");
+    append(&mut tail, b"new\n").expect("room again");
+    append(&mut tail, b"newer\n").expect("room");
     assert_eq!((read().as_str(), tail.size), ("old\na long\nnew\nnewer\n", 21));
 }
 
