@@ -3,7 +3,7 @@
 //! Needs no privileges, no configuration and no kernel program (CLI-10). What it prints reaches the platform (CLI-30): only the
 //! agent's own message and our reasons, nothing of a header.
 //!
-//! It asks again every [`PAUSE`] on one connection, so that the answer is known soon after the agent knows it. A question held open
+//! It asks again every `PAUSE` on one connection, so that the answer is known soon after the agent knows it. A question held open
 //! by the agent would save the asking, but agents in service know no such question, and one place and a thousandth of a processor
 //! are cheap for two minutes per boot.
 
