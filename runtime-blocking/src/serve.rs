@@ -8,7 +8,7 @@ use crate::poller::{Events, Notify, Poller, Readiness};
 use crate::pump::{Next, Pump, Ready, set_abort};
 use crate::reload::Reload;
 use crate::start::{self, Stop};
-use crate::workers::Workers;
+use crate::workers::{LOOKUP_IDLE, Workers};
 use crate::{clock, dial, listener};
 use azure_proxy_agent_core::agent::AgentConfig;
 use azure_proxy_agent_core::conn::{ProxyConn, Summary};
@@ -55,6 +55,8 @@ impl Mailbox for ChannelMailbox {
 
 /// Most jobs of the agent loop at a time: calls to the host come one by one, others hardly ever.
 const JOBS: usize = 4;
+/// How long a thread waits for the next one: longer than between two questions to the host, as packages configure it.
+const JOB_IDLE: Duration = Duration::from_secs(20);
 
 impl Spawn for Workers {
     fn spawn(&self, job: Job) {
@@ -64,7 +66,7 @@ impl Spawn for Workers {
 
 /// Runs the agent loop until it is stopped.
 pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: (AgentConfig, Reload), inbox: &Receiver<Message>) {
-    let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Workers::new(JOBS)));
+    let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Workers::new(JOBS, JOB_IDLE)));
     while !agent.is_stopped() {
         let message = match agent.deadline() {
             Some(at) => match inbox.recv_timeout(at.since(clock::mono())) {
@@ -194,7 +196,7 @@ impl Server {
         let poller = Poller::new()?;
         let answers = Arc::new(Answers { waiting: Mutex::default(), notify: Arc::clone(poller.notify()) });
         let view = daemon.policy.view();
-        let lookups = Workers::new(LOOKUPS);
+        let lookups = Workers::new(LOOKUPS, LOOKUP_IDLE);
         Ok(Self { daemon, poller, lookups, slots: Vec::new(), free: Vec::new(), timers: BTreeSet::new(), answers, view })
     }
 

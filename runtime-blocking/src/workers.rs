@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// Stack of a worker. Bytes; only what is touched costs memory.
 const STACK: usize = 256 * 1024;
-/// How long an idle worker stays for the next job.
-const IDLE: Duration = Duration::from_secs(5);
+/// How long a worker stays for the next look-up.
+pub const LOOKUP_IDLE: Duration = Duration::from_secs(5);
 
 /// What a worker does.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -19,6 +19,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     max: usize,
+    idle: Duration,
 }
 
 #[derive(Default)]
@@ -29,10 +30,10 @@ struct Queue {
 }
 
 impl Workers {
-    /// At most `max` threads; jobs beyond wait.
+    /// At most `max` threads; jobs beyond wait. A thread that is idle for `idle` ends.
     #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), max }))
+    pub fn new(max: usize, idle: Duration) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), max, idle }))
     }
 
     /// Runs the job on an idle worker, or a new one. If there is none and none can be started, the job is dropped: whoever waits for
@@ -80,7 +81,7 @@ impl Shared {
                 continue;
             }
             queue.idle += 1;
-            let (woken, timeout) = self.wake.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+            let (woken, timeout) = self.wake.wait_timeout(queue, self.idle).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             queue.idle -= 1;
             if timeout.timed_out() && queue.jobs.is_empty() {
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn every_job_runs_and_threads_are_bounded() {
-        let workers = Workers::new(3);
+        let workers = Workers::new(3, LOOKUP_IDLE);
         let (sender, receiver) = channel();
         for n in 0..50 {
             let sender = sender.clone();
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn without_any_thread_jobs_are_dropped_and_never_kept() {
-        let workers = Workers::new(3);
+        let workers = Workers::new(3, LOOKUP_IDLE);
         let (sender, receiver) = channel::<()>();
         {
             let mut queue = workers.0.lock();

@@ -9,7 +9,7 @@ use runtime_blocking::daemon::{Accepted, Busy, Daemon, Message};
 use runtime_blocking::pump::{Next, Pump, Ready, set_abort};
 use runtime_blocking::serve::ANSWER;
 use runtime_blocking::start::{DRAIN, Stop};
-use runtime_blocking::workers::Workers;
+use runtime_blocking::workers::{LOOKUP_IDLE, Workers};
 use runtime_blocking::{clock, dial, listener};
 use smol::LocalExecutor;
 use smol::future::FutureExt;
@@ -34,7 +34,7 @@ enum Event {
 
 /// Threads for look-ups. Not smol's: one of those wakes up twice a second for as long as the process lives.
 pub(crate) fn lookups() -> Rc<Workers> {
-    Rc::new(Workers::new(LOOKUPS))
+    Rc::new(Workers::new(LOOKUPS, LOOKUP_IDLE))
 }
 
 /// Accepts until it is time to stop.
