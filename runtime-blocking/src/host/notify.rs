@@ -4,12 +4,13 @@ use crate::clock;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{sendmsg_addr, socket_with};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Name of the listener among the descriptors that the service manager keeps for the next start.
@@ -35,7 +36,20 @@ pub struct Manager {
     watchdog: Option<Duration>,
     /// The status line that was sent last.
     said: Mutex<String>,
+    /// What it had no room for, in order: it is busy, as at boot, and would wait for ever for what is not said again.
+    owed: Mutex<VecDeque<(String, Option<OwnedFd>)>>,
 }
+
+/// Whether a message that cannot be sent now is sent later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Late {
+    Better,
+    /// Another one will come anyway.
+    Useless,
+}
+
+/// Most messages that wait: it does not read at all.
+const MAX_OWED: usize = 16;
 
 impl Manager {
     /// As `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` say; `environment` answers for them.
@@ -51,7 +65,7 @@ impl Manager {
         let number = |name| environment(name).and_then(|value| value.to_str()?.parse::<u64>().ok());
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|usec| *usec > 0 && ours && socket.is_some()).map(Duration::from_micros);
-        Self { socket, watchdog, said: Mutex::default() }
+        Self { socket, watchdog, said: Mutex::default(), owed: Mutex::default() }
     }
 
     /// Whether somebody listens.
@@ -66,35 +80,70 @@ impl Manager {
         self.watchdog
     }
 
-    /// Tells it; without a service manager nothing happens.
+    /// Tells it; without a service manager nothing happens. What it has no room for is told with what comes next.
     pub fn tell(&self, state: State) {
-        match state {
-            State::Ready => self.send("READY=1\n", None),
+        let (message, late) = match state {
+            State::Ready => ("READY=1\n".to_owned(), Late::Better),
             // The time tells this from an earlier one that crossed with the request (systemd.service(5), notify-reload).
-            State::Reloading => self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}\n", clock::monotonic_micros()), None),
-            State::Stopping => self.send("STOPPING=1\n", None),
-            State::Alive => self.send("WATCHDOG=1\n", None),
-        }
+            State::Reloading => (format!("RELOADING=1\nMONOTONIC_USEC={}\n", clock::monotonic_micros()), Late::Better),
+            State::Stopping => ("STOPPING=1\n".to_owned(), Late::Better),
+            State::Alive => ("WATCHDOG=1\n".to_owned(), Late::Useless),
+        };
+        self.send(message, None, late);
     }
 
-    /// Sets the line of `systemctl status`. The same line twice is sent once.
+    /// Sets the line of `systemctl status`. The same line twice is sent once. To be called now and then: sends what is owed, too.
     pub fn status(&self, text: &str) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if *said != text {
+        if *said == text {
+            let _: bool = self.pay(&mut self.owed());
+            return;
+        }
+        // One assignment per line: a line feed in the text would start another one.
+        if self.send(format!("STATUS={}\n", text.replace(|c: char| c.is_control(), " ")), None, Late::Useless) {
             text.clone_into(&mut said);
-            // One assignment per line: a line feed in the text would start another one.
-            self.send(&format!("STATUS={}\n", text.replace(|c: char| c.is_control(), " ")), None);
         }
     }
 
     /// Gives it the listener to keep for the next start: connections then wait in its backlog while no agent runs. It is not watched
     /// (`FDPOLL=0`): a listener has no end that the service manager should notice.
     pub fn keep(&self, listener: BorrowedFd<'_>) {
-        self.send(&format!("FDSTORE=1\nFDNAME={LISTENER_NAME}\nFDPOLL=0\n"), Some(listener));
+        self.send(format!("FDSTORE=1\nFDNAME={LISTENER_NAME}\nFDPOLL=0\n"), Some(listener), Late::Better);
     }
 
-    fn send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) {
-        let Some((socket, address)) = &self.socket else { return };
+    /// `false`: it is to be said again.
+    fn send(&self, message: String, descriptor: Option<BorrowedFd<'_>>, late: Late) -> bool {
+        let mut owed = self.owed();
+        if self.pay(&mut owed) && self.try_send(&message, descriptor) {
+            return true;
+        }
+        if late == Late::Better && owed.len() < MAX_OWED {
+            // Without a copy of the descriptor there is nothing to be said about it.
+            if let Ok(descriptor) = descriptor.map(|fd| fd.try_clone_to_owned()).transpose() {
+                owed.push_back((message, descriptor));
+            }
+        }
+        false
+    }
+
+    fn owed(&self) -> MutexGuard<'_, VecDeque<(String, Option<OwnedFd>)>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what is owed; `true` if nothing is any more.
+    fn pay(&self, owed: &mut VecDeque<(String, Option<OwnedFd>)>) -> bool {
+        while let Some((message, descriptor)) = owed.front() {
+            if !self.try_send(message, descriptor.as_ref().map(OwnedFd::as_fd)) {
+                return false;
+            }
+            owed.pop_front();
+        }
+        true
+    }
+
+    /// `false`: there is no room now. Any other failure would only come again.
+    fn try_send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> bool {
+        let Some((socket, address)) = &self.socket else { return true };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let rights: Option<[BorrowedFd<'_>; 1]> = descriptor.map(|fd| [fd]);
@@ -112,6 +161,7 @@ impl Manager {
         if let Err(e) = sent {
             log::debug!("The service manager was not told {message:?}: {e}");
         }
+        !matches!(sent, Err(Errno::AGAIN | Errno::NOBUFS))
     }
 }
 
@@ -130,7 +180,6 @@ mod tests {
     use super::super::scratch::Scratch;
     use super::*;
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    use std::os::fd::AsFd as _;
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -185,6 +234,39 @@ mod tests {
             .map(|message| if let RecvAncillaryMessage::ScmRights(rights) = message { rights.count() } else { 0 })
             .sum();
         assert_eq!((&text[..got.bytes], descriptors), (&b"FDSTORE=1\nFDNAME=listener\nFDPOLL=0\n"[..], 1));
+    }
+
+    #[test]
+    fn what_a_busy_service_manager_had_no_room_for_is_told_later() {
+        let scratch = Scratch::new("notify");
+        let path = scratch.path().join("socket");
+        let listener = UnixDatagram::bind(&path).expect("bind");
+        let others = UnixDatagram::unbound().expect("a socket");
+        others.set_nonblocking(true).expect("set");
+        let mut before = 0;
+        while others.send_to(b"X", &path).is_ok() {
+            before += 1;
+        }
+        let there = manager(&[("NOTIFY_SOCKET", path.as_os_str())]);
+        there.keep(listener.as_fd());
+        there.tell(State::Ready);
+        there.tell(State::Alive);
+        there.status("well");
+        for _ in 0..before {
+            assert_eq!(received(&listener), "X");
+        }
+        there.status("well");
+        there.status("well");
+        let told = [received(&listener), received(&listener), received(&listener)];
+        assert_eq!(told, ["FDSTORE=1\nFDNAME=listener\nFDPOLL=0\n", "READY=1\n", "STATUS=well\n"]);
+        listener.set_nonblocking(true).expect("set");
+        listener.recv(&mut [0]).expect_err("once");
+        // One that never reads costs no memory.
+        while others.send_to(b"X", &path).is_ok() {}
+        for _ in 0..100 {
+            there.tell(State::Ready);
+        }
+        assert_eq!(there.owed().len(), MAX_OWED);
     }
 
     #[test]
