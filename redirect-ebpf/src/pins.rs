@@ -81,9 +81,13 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, RedirectError> {
     }
 }
 
-/// Removes a pin. That it is not there is as good.
+/// Removes a pin, or whatever is in its place: the directory is ours alone. That it is not there is as good.
 pub(crate) fn unpin(path: &Path) -> Result<(), RedirectError> {
-    gone(path, fs::remove_file(path))
+    gone(
+        path,
+        fs::remove_file(path)
+            .or_else(|e| if e.kind() == io::ErrorKind::IsADirectory { fs::remove_dir_all(path) } else { Err(e) }),
+    )
 }
 
 /// Removes an empty directory of pins.
@@ -171,20 +175,25 @@ pub fn detach(root: &Path) -> Result<Detached, RedirectError> {
     let mut done = Detached::default();
     let Some(dir) = open_root(root)? else { return Ok(done) };
     lock(root, dir.as_fd())?;
-    for (_, dir) in layouts(root)? {
-        let (mut links, others): (Vec<_>, Vec<_>) = entries(&dir)?.into_iter().partition(|path| program(path).is_some());
-        // What redirects goes before what makes a redirected connection safe.
-        links.sort_by_key(|path| !program(path).is_some_and(|p| p.starts_with("connect")));
-        for path in links {
-            if detach_link(&path)? {
-                done.programs.extend(program(&path).map(str::to_owned));
-            }
-            unpin(&path)?;
+    let layouts = layouts(root)?;
+    let (mut links, mut others) = (Vec::new(), Vec::new());
+    for (_, dir) in &layouts {
+        let all = entries(dir)?.into_iter();
+        all.for_each(|path| if program(&path).is_some() { links.push(path) } else { others.push(path) });
+    }
+    // What redirects goes before what makes a redirected connection safe, and nothing of another layout stops it.
+    links.sort_by_key(|path| !program(path).is_some_and(|p| p.starts_with("connect")));
+    for path in links {
+        if detach_link(&path)? {
+            done.programs.extend(program(&path).map(str::to_owned));
         }
-        for path in others {
-            unpin(&path)?;
-            done.maps += 1;
-        }
+        unpin(&path)?;
+    }
+    for path in others {
+        unpin(&path)?;
+        done.maps += 1;
+    }
+    for (_, dir) in layouts {
         remove_dir(&dir)?;
         done.directories.push(dir);
     }
@@ -201,7 +210,8 @@ fn program(path: &Path) -> Option<&str> {
 /// Whether there was something attached.
 fn detach_link(path: &Path) -> Result<bool, RedirectError> {
     let error = |source| RedirectError::Pin { path: path.to_owned(), source };
-    let link = sys::open_pin(path).map_err(error)?;
+    // Something that is no pin.
+    let Ok(link) = sys::open_pin(path) else { return Ok(false) };
     if sys::kind(link.as_fd()).map_err(error)? != Kind::Link || sys::link_info(link.as_fd()).map_err(error)?.cgroup == 0 {
         return Ok(false);
     }

@@ -177,6 +177,8 @@ sandboxed! {
         fs::rename(dir(&options, 1).join("link_connect6"), other.join("link_connect6")).unwrap();
         fs::rename(dir(&options, 1).join("sk_exempt"), other.join("sk_exempt")).unwrap();
         fs::remove_file(dir(&options, 1).join("targets")).unwrap();
+        // Directories are no pins.
+        fs::create_dir_all(other.join("link_none/deeper")).unwrap();
         let done = detach(options.pins.as_ref().unwrap()).unwrap();
         assert_eq!((done.programs.len(), done.directories.len()), (9, 3), "{done}");
         assert!(bpf::hooks_in_use(&sandbox.cgroup).is_empty());

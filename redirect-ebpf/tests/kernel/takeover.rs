@@ -286,7 +286,7 @@ sandboxed! {
         let pins = dir(&options, 1);
         let stranger = bpf::bystander(bpf::CONNECT4);
         let link = |name: &str| bpf::open_pin(&pins.join(name));
-        let damages: [(&str, &dyn Fn()); 7] = [
+        let damages: [(&str, &dyn Fn()); 9] = [
             ("link unpinned", &|| fs::remove_file(pins.join("link_connect4")).unwrap()),
             ("link detached", &|| bpf::detach(std::os::fd::AsRawFd::as_raw_fd(&link("link_sock_ops")))),
             ("link to another program", &|| bpf::update(&link("link_connect4"), &stranger)),
@@ -300,6 +300,11 @@ sandboxed! {
                 bpf::pin(&link("counters"), &pins.join("flows"));
             }),
             ("something that is none of ours", &|| bpf::pin(&stranger, &pins.join("stranger"))),
+            ("directories", &|| fs::create_dir_all(pins.join("sub/sub")).unwrap()),
+            ("a directory in the place of a link", &|| {
+                fs::remove_file(pins.join("link_bind4")).unwrap();
+                fs::create_dir(pins.join("link_bind4")).unwrap();
+            }),
         ];
         for (what, damage) in damages {
             damage();
