@@ -8,6 +8,9 @@ use crate::policy::Epoch;
 use crate::time::Now;
 use std::sync::Arc;
 
+/// So many findings about a document are said one by one: a broken one has as many as it has rules, at every change.
+const FINDINGS: usize = 16;
+
 impl Agent {
     /// Compiles the documents that changed, as a whole and not by their id (W-45), and publishes.
     pub(super) fn take_documents(&mut self, now: Now) {
@@ -28,7 +31,9 @@ impl Agent {
                 self.tell(RULES, Level::Info, false, &text);
             }
             let (rules, findings) = compiled?;
-            for finding in findings {
+            let more = findings.len().saturating_sub(FINDINGS);
+            let more = (more > 0).then(|| format!("{more} more like these"));
+            for finding in findings.iter().take(FINDINGS).map(ToString::to_string).chain(more) {
                 let text = format!("{} rules: {finding}", destination.name());
                 if changed {
                     self.tell(RULES, Level::Error, false, &text);

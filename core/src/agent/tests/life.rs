@@ -110,6 +110,19 @@ fn an_unknown_mode_is_visible_r12_s23() {
     assert_eq!(rig.redirects.last(), Some(&targets(Audit, Audit)));
 }
 
+/// SEC-D4: a document of thousands of faults does not roll the log away, at every change of its id.
+#[test]
+fn a_document_of_many_faults_is_said_in_few_words() {
+    let assignments: Vec<String> = (0..1000).map(|n| format!(r#"{{"role":"none-{n}","identities":[]}}"#)).collect();
+    let rules =
+        format!(r#""rules":{{"privileges":[],"roles":[],"identities":[],"roleAssignments":[{}]}},"#, assignments.join(","));
+    let mut rig = Rig::new(v2(Some(GUID), &RULES.replacen("\"defaultAccess\"", &format!("{rules}\"defaultAccess\""), 1)));
+    rig.start_all();
+    let said: Vec<&String> = rig.notices.iter().filter(|n| n.starts_with("IMDS rules: ")).collect();
+    assert_eq!(said.len(), 1 + 16 + 1, "what replaces what, the first, and how many more: {said:?}");
+    assert!(said.contains(&&"IMDS rules: 984 more like these".to_owned()), "{said:?}");
+}
+
 #[test]
 fn nothing_is_redirected_before_a_good_status_w111() {
     let mut rig = Rig::new(v1("WireserverAndImds", None));
