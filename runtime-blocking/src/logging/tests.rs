@@ -85,6 +85,7 @@ fn fs60_fs61_fs70_files_get_header_and_text_each_record_in_its_file() {
     assert_eq!((lines[0].1, lines[1].1, lines[2]), (" [INFO]    hello", " [WARN]    two", (blank.as_str(), "           lines")));
 }
 
+/// PX-112: so do other lines of the connection log.
 #[test]
 fn px108_summaries_reach_the_journal_as_bare_lines() {
     let (logger, out, _) = logger(&config("", "Trace", "Info"), Style::Plain);

@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, Runtime, World, until};
 use crate::{console, console_texts, ended, is_stamp, provision, ready, stamp, status, status_file, status_of, wrapped};
 use serde_json::Value;
 
-/// W-104
+/// CLI-18, CLI-30, FS-33, FS-34, PX-57, W-104
 const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
