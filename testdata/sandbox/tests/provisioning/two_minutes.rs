@@ -14,9 +14,10 @@ use crate::support::{PATIENCE, Runtime, World, until};
 use crate::{console, console_texts, ended, is_stamp, provision, ready, stamp, status, status_file, status_of, wrapped};
 use serde_json::Value;
 
-/// CLI-18, CLI-30, FS-33, FS-34, PX-57, W-104
+/// W-104
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// CLI-18, CLI-30, FS-33, FS-34, PX-57, W-75, W-76, W-104
 #[test]
 fn agents_that_fail_say_so_after_two_minutes_cli15a() {
     thread::scope(|scope| {
