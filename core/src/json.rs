@@ -51,19 +51,9 @@ impl<'a> Object<'a> {
         }
     }
 
-    pub(crate) fn number(&mut self, key: &'static str, mut number: u64) {
+    pub(crate) fn number(&mut self, key: &'static str, value: u64) {
         self.key(key);
-        let mut digits = [b'0'; 20];
-        let mut first = digits.len();
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (number % 10) as u8;
-            number /= 10;
-            first -= 1;
-            if number == 0 {
-                break;
-            }
-        }
-        self.0.extend_from_slice(digits.get(first..).unwrap_or_default());
+        number(self.0, value);
     }
 
     pub(crate) fn flag(&mut self, key: &'static str, flag: bool) {
@@ -105,7 +95,23 @@ const fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e) && byte != b'"' && byte != b'\\'
 }
 
-fn string(out: &mut Vec<u8>, text: &str) {
+/// Appends a number.
+pub(crate) fn number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        first -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(first..).unwrap_or_default());
+}
+
+/// Appends a text as a string.
+pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     if text.bytes().all(is_plain) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());

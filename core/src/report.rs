@@ -3,7 +3,7 @@
 //! Caller-controlled text appears only as JSON strings, so it can forge no line (PX-114).
 
 use crate::authz::{Allowed, Decision, Denial};
-use crate::conn::{Details, Summary};
+use crate::conn::{Details, Steps, Summary};
 use crate::effect::RecordKind;
 use crate::http::reply::Status;
 use crate::identity::{Claims, Confidence, Destination, Executable, KernelRecord, Peer, Route};
@@ -18,6 +18,9 @@ use serde::ser::{SerializeSeq, SerializeStruct, Serializer};
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::sync::Arc;
+
+mod trace;
+pub use trace::{write_system_trace, write_trace, write_trace_text};
 
 /// Longest audit line. Bytes, without line feed. A record that does not fit is written with shorter texts and fewer groups.
 pub const MAX_LINE: usize = 32 * 1024;
@@ -141,6 +144,7 @@ pub fn write_foreign(out: &mut Vec<u8>, record: &KernelRecord, claims: &Arc<Clai
         decision: None,
         epoch: Epoch::default(),
         forwarded: false,
+        steps: Steps::default(),
     };
     let what = What::Foreign(Foreign { refused: record.route == Route::Refused, netns: record.netns });
     write_fitting(out, MAX_LINE, |cut| Line { summary: &summary, audit: Some(wall), cut, what });

@@ -1,4 +1,4 @@
-//! A warm connection allocates nothing per request: head, decision by twenty rules, signature, forwarding, answer, record.
+//! A warm connection allocates nothing per request: head, decision by twenty rules, signature, forwarding, answer, record, trace.
 
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the report")]
@@ -9,6 +9,7 @@ use azure_proxy_agent_core::identity::{Destination, Peer};
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::replay::{ClaimsSpec, PolicySpec};
+use azure_proxy_agent_core::report;
 use azure_proxy_agent_core::time::{Mono, Now, Wall};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -69,7 +70,13 @@ fn policy() -> Arc<Policy> {
 }
 
 /// One request and its answer, with nothing of its own that allocates. Returns how many bytes went to the host and to the caller.
-fn exchange(conn: &mut ProxyConn, cx: Cx<'_>, request: &[u8], answer: &[u8], peer: &Peer) -> (usize, usize) {
+fn exchange(
+    conn: &mut ProxyConn,
+    cx: Cx<'_>,
+    (request, answer): (&[u8], &[u8]),
+    peer: &Peer,
+    trace: &mut Vec<u8>,
+) -> (usize, usize) {
     let (mut to_host, mut to_client, mut answered, mut reported) = (0, 0, false, false);
     let mut left = request;
     loop {
@@ -82,6 +89,10 @@ fn exchange(conn: &mut ProxyConn, cx: Cx<'_>, request: &[u8], answer: &[u8], pee
                 ConnEffect::Intend => assert!(conn.summary(RecordKind::Normal).forwarded),
                 ConnEffect::Report(kind) => {
                     assert_eq!(conn.summary(kind).status.0, 200);
+                    trace.clear();
+                    report::write_trace(trace, &conn.summary(kind), cx.now.wall);
+                    report::write_trace_text(trace, &conn.summary(kind));
+                    report::write_system_trace(trace, &conn.summary(kind), cx.now.wall);
                     reported = true;
                 }
                 other => panic!("{other:?}"),
@@ -125,13 +136,19 @@ fn allocations_of_warm_requests(request: &[u8]) {
     let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
     let client = "127.0.0.1:40112".parse().unwrap();
     let mut conn = ProxyConn::new(Cx { now, policy: &policy, requests: &requests }, 1, client, Limits::DEFAULT);
+    let mut trace = Vec::new();
     for warm in 0..100 {
         let before = COUNT.get();
         // A second each, so that both dates change.
         now.mono.0 += 1_000_000_000;
         now.wall.0 += 1_000_000_000;
-        let (to_host, to_client) = exchange(&mut conn, Cx { now, policy: &policy, requests: &requests }, request, answer, &peer);
+        let cx = Cx { now, policy: &policy, requests: &requests };
+        let (to_host, to_client) = exchange(&mut conn, cx, (request, answer), &peer, &mut trace);
         let allocations = COUNT.get() - before;
+        // PX-111
+        let trace = std::str::from_utf8(&trace).unwrap();
+        assert_eq!(trace.contains(" 0[1] - Accepted a connection from 127.0.0.1:40112\n"), warm == 0, "{trace}");
+        assert!(trace.contains(&format!(" {}[1] - Forwarded to the host\n", warm + 1)), "{trace}");
         assert!(to_host > request.len() && to_client > answer.len());
         assert!(warm > 0 || allocations > 0, "the counter counts nothing");
         assert!(warm < 2 || allocations == 0, "request {warm} allocated {allocations} times");

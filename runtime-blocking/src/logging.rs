@@ -7,7 +7,7 @@
 
 mod line;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::clock;
 use crate::config::Config;
@@ -29,6 +29,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const CONNECTION: &str = "connection";
 /// Target of summary objects: they go where [`CONNECTION`] goes, and are events of their own (PX-108).
 pub(crate) const SUMMARY: &str = "connection::summary";
+/// Target of traces of requests: for streams and events; the connection log gets them otherwise (PX-111, PX-112).
+const TRACE: &str = "connection::trace";
+/// Target of traces that were asked for: for the system log alone (PX-113).
+const SYSTEM_TRACE: &str = "connection::system";
 /// Target of what the agent machine says: it says itself what of that is an event.
 pub(crate) const NOTICE: &str = "azure_proxy_agent::notice";
 
@@ -70,6 +74,43 @@ impl Handle {
             files.connection.reopen();
         }
     }
+
+    /// Whether the connection log takes traces of requests ([`write_trace`](Self::write_trace)).
+    #[must_use]
+    pub fn keeps_traces(&self) -> bool {
+        self.0.files_for(Level::Trace).is_some()
+    }
+
+    /// Whether standard output or events take them ([`show_trace`]).
+    #[must_use]
+    pub fn shows_traces(&self) -> bool {
+        self.0.system_takes(Level::Trace) || self.0.events_take(Level::Trace)
+    }
+
+    /// Whether the system log takes those that were asked for ([`show_system_trace`]).
+    #[must_use]
+    pub fn shows_system_traces(&self) -> bool {
+        self.0.system_takes(Level::Warn)
+    }
+
+    /// Appends lines that have their header to the connection log, with one system call. What cannot be written is dropped.
+    pub fn write_trace(&self, wall: Wall, lines: &[u8]) {
+        let Some(files) = self.0.files_for(Level::Trace) else { return };
+        if let Appended::No(failure) = files.connection.append(wall, lines) {
+            log::error!("{failure}");
+            self.0.telemetry.log_fails(&files.connection, failure);
+        }
+    }
+}
+
+/// Shows the trace of a request, without headers, where traces are shown (PX-112).
+pub(crate) fn show_trace(text: &[u8]) {
+    log::trace!(target: TRACE, "{}", String::from_utf8_lossy(text));
+}
+
+/// Makes the trace of a request one entry of the system log (PX-113).
+pub(crate) fn show_system_trace(text: &[u8]) {
+    log::warn!(target: SYSTEM_TRACE, "{}", String::from_utf8_lossy(text));
 }
 
 /// Lets one closure take both standard streams.
@@ -177,7 +218,7 @@ impl Log for Logger {
         if sinks.system_takes(record.level()) {
             stream.log(record);
         }
-        if let Some(files) = sinks.files_for(record.level()) {
+        if let Some(files) = sinks.files_for(record.level()).filter(|_| !is_trace(record.target())) {
             let file = if is_connection(record.target()) { &files.connection } else { &files.agent };
             match write(file, clock::wall(), record) {
                 Appended::Yes | Appended::StillNot => {}
@@ -188,8 +229,9 @@ impl Log for Logger {
                 }
             }
         }
-        if sinks.events_take(record.level()) && !matches!(record.target(), SUMMARY | NOTICE) {
-            let task = if is_connection(record.target()) { "ConnectionLogger" } else { "CommonLogger" };
+        if sinks.events_take(record.level()) && !matches!(record.target(), SUMMARY | NOTICE | SYSTEM_TRACE) {
+            let task =
+                if is_connection(record.target()) || is_trace(record.target()) { "ConnectionLogger" } else { "CommonLogger" };
             sinks.telemetry.event(record.level(), task, "ProxyAgent", &record.args().to_string());
         }
     }
@@ -202,6 +244,10 @@ impl Log for Logger {
 
 fn is_connection(target: &str) -> bool {
     matches!(target, CONNECTION | SUMMARY)
+}
+
+fn is_trace(target: &str) -> bool {
+    matches!(target, TRACE | SYSTEM_TRACE)
 }
 
 /// Libraries have a lot to tell below `Warn` (a line per readiness event); the shipped file level is `Trace`.

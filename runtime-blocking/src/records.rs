@@ -5,7 +5,7 @@ use crate::clock;
 use crate::host::Host;
 use crate::host::audit::{self, AuditLog, NotWritten, open_staging};
 use crate::host::mapping::Mapping;
-use crate::logging::CONNECTION;
+use crate::logging::{self, CONNECTION};
 use crate::staging::{Recovered, Staging};
 use azure_proxy_agent_core::agent::{Record, Summaries};
 use azure_proxy_agent_core::conn::Summary;
@@ -42,6 +42,8 @@ struct Inner {
     staging: Staging<Mapping>,
     /// The line under construction. Kept for its memory.
     line: Vec<u8>,
+    /// Lines for the connection log that wait (PX-111). Unlike those of the audit log they do not outlive the process.
+    traces: Vec<u8>,
     flushed: Option<Mono>,
     /// When to look for the staging file again.
     retry_at: Mono,
@@ -107,7 +109,11 @@ impl Records {
             log::info!(target: CONNECTION, "{text}");
         }
         let told = inner.closed.as_mut().is_some_and(|told| told.remove(&summary.connection));
-        if !summary.is_audited() || host.audit_log().is_none() || told {
+        if !summary.is_audited() || told {
+            return Written::Done;
+        }
+        if host.audit_log().is_none() {
+            inner.trace(now, summary, host);
             return Written::Done;
         }
         inner.ready(now, host);
@@ -116,10 +122,12 @@ impl Records {
         inner.line.push(b'\n');
         let user = summary.peer.claims().map(|claims| claims.user_id);
         if !summary.forwarded && !inner.refusals.admit(now, user, inner.line.len()) {
+            // It has no trace either, which would roll the connection log.
             return Written::Done;
         }
         let first = inner.append(now, summary.request, host);
         inner.staging.settle(summary.connection);
+        inner.trace(now, summary, host);
         inner.written(now, first, host)
     }
 
@@ -178,6 +186,7 @@ impl Records {
         let mut inner = self.lock();
         inner.flush(now, host);
         inner.staging.rest();
+        inner.traces = Vec::new();
     }
 
     /// The tables, for the status document.
@@ -244,6 +253,25 @@ impl Inner {
         }
     }
 
+    /// The trace of a request that has ended, for whoever wants it; nothing is formatted for nobody. Its lines for the connection log wait
+    /// for the audit log's.
+    fn trace(&mut self, now: Now, summary: &Summary<'_>, host: &Host) {
+        let Some(log) = host.log() else { return };
+        if log.keeps_traces() {
+            report::write_trace(&mut self.traces, summary, now.wall);
+        }
+        if log.shows_traces() {
+            self.line.clear();
+            report::write_trace_text(&mut self.line, summary);
+            logging::show_trace(&self.line);
+        }
+        if host.traces_requests() && log.shows_system_traces() {
+            self.line.clear();
+            report::write_system_trace(&mut self.line, summary, now.wall);
+            logging::show_system_trace(&self.line);
+        }
+    }
+
     /// Puts the record of a request without outcome into `line`.
     fn unfinished(&mut self, now: Now, summary: &Summary<'_>, outcome: Unfinished) {
         self.line.clear();
@@ -301,7 +329,7 @@ impl Inner {
     fn written(&mut self, now: Now, first: bool, host: &Host) -> Written {
         let recent = self.flushed.is_some_and(|at| now.mono.since(at) < FLUSH_INTERVAL);
         let durable = self.staging.is_durable() && self.closed.is_none();
-        if !recent || !durable || self.staging.waiting() >= BUFFER {
+        if !recent || !durable || self.staging.waiting().max(self.traces.len()) >= BUFFER {
             self.flush(now, host);
         }
         // What could not be written waits, too.
@@ -309,6 +337,10 @@ impl Inner {
     }
 
     fn flush(&mut self, now: Now, host: &Host) {
+        if let Some(log) = host.log().filter(|_| !self.traces.is_empty()) {
+            log.write_trace(now.wall, &self.traces);
+            self.traces.clear();
+        }
         if self.staging.waiting() == 0 {
             return;
         }

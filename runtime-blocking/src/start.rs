@@ -95,7 +95,7 @@ impl Start {
     #[must_use]
     pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
-        let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry));
+        let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry)).with_log(self.log.clone());
         host.notice(Some(START), Level::Info, true, &start_line(self.begun.elapsed()));
         host.prepare();
         // Before the first socket of our own: what an earlier agent left would redirect its connection, and refuse it the port.

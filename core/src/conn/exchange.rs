@@ -181,6 +181,7 @@ impl ProxyConn {
         self.upstream_progress = cx.now.mono;
         // Once, also if the request has to be put out again on another connection (PX-12).
         if !std::mem::replace(&mut self.record.forwarded, true) {
+            self.record.sent = Some(cx.now.mono);
             self.effects.push(ConnEffect::Intend);
         }
         self.state =

@@ -19,7 +19,7 @@ mod record;
 mod request;
 
 pub use outbox::IOV;
-pub use record::{Details, Summary};
+pub use record::{Details, Steps, Summary};
 
 use crate::authz::Scratch;
 use crate::effect::{
@@ -406,6 +406,7 @@ impl ProxyConn {
             decision: r.decision,
             epoch: r.epoch,
             forwarded: r.forwarded,
+            steps: r.steps(),
         }
     }
 
@@ -510,7 +511,7 @@ impl ProxyConn {
 
     /// Ends the record of the current request and asks for it to be written.
     fn report(&mut self, now: Mono, kind: RecordKind) {
-        self.record.ended = now;
+        self.record.end(now);
         self.effects.push(ConnEffect::Report(kind));
     }
 

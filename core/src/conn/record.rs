@@ -62,6 +62,19 @@ pub struct Summary<'a> {
     pub epoch: Epoch,
     /// Bytes of the request may have reached the host: [`ConnEffect::Intend`](crate::effect::ConnEffect::Intend) was said.
     pub forwarded: bool,
+    /// When what happened.
+    pub steps: Steps,
+}
+
+/// When a request got how far, since its head was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Steps {
+    /// It is the first of its connection that has a record.
+    pub first: bool,
+    /// Authorization had said something.
+    pub decided: Option<Duration>,
+    /// It was put out for the host.
+    pub sent: Option<Duration>,
 }
 
 impl Summary<'_> {
@@ -85,6 +98,10 @@ pub(super) struct Record {
     pub(super) epoch: Epoch,
     /// The intent to forward it was handed out.
     pub(super) forwarded: bool,
+    pub(super) decided: Option<Mono>,
+    pub(super) sent: Option<Mono>,
+    /// The first request of the connection that was reported; 0: none was.
+    first: u64,
     line: Vec<u8>,
     method: usize,
 }
@@ -102,6 +119,20 @@ impl Record {
         (self.request, self.started, self.ended) = (request, now, now);
         (self.status, self.details, self.decision, self.epoch) = (Status::OK, Details::None, None, Epoch::default());
         self.forwarded = false;
+        (self.decided, self.sent) = (None, None);
+    }
+
+    /// Ends it.
+    pub(super) const fn end(&mut self, now: Mono) {
+        self.ended = now;
+        if self.first == 0 {
+            self.first = self.request;
+        }
+    }
+
+    pub(super) fn steps(&self) -> Steps {
+        let since = |at: Mono| at.since(self.started);
+        Steps { first: self.first == self.request, decided: self.decided.map(since), sent: self.sent.map(since) }
     }
 
     pub(super) fn method(&self) -> &[u8] {

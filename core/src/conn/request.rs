@@ -217,7 +217,7 @@ impl ProxyConn {
         };
         let asked = authz::Request { method: self.record.method(), target: self.record.url() };
         let decision = authz::decide(&cx.policy.rules, to, claims, asked, &mut self.scratch);
-        self.record.decision = Some(decision);
+        (self.record.decision, self.record.decided) = (Some(decision), Some(cx.now.mono));
         match decision {
             Decision::Allow(_) => {}
             Decision::Audit(_) => self.report(cx.now.mono, RecordKind::Failed),

@@ -86,6 +86,7 @@ fn records_are_one_line_of_json_whatever_callers_choose_px81_to_px96_px114_sec_f
             decision: None,
             epoch: Epoch(3),
             forwarded: false,
+            steps: Steps::default(),
         };
         let (mut record, mut audit) = (Vec::new(), Vec::new());
         write_summary(&mut record, &summary);

@@ -34,6 +34,7 @@ fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
         decision: Some(Decision::Allow(Allowed::NoDocument)),
         epoch: Epoch(3),
         forwarded: true,
+        steps: Steps::default(),
     }
 }
 

@@ -53,6 +53,10 @@ pub struct Host {
     /// `None`: file logs are off (FS-04).
     audit: Option<Arc<LogFile>>,
     telemetry: Arc<Telemetry>,
+    /// `None`: the log is somebody else's.
+    log: Option<logging::Handle>,
+    /// FS-16.
+    trace_requests: bool,
     service_manager: ServiceManager,
     /// The lock on the key directory.
     claim: std::sync::Mutex<Option<std::os::fd::OwnedFd>>,
@@ -82,6 +86,8 @@ impl Host {
             console: Console::default(),
             audit: config.log_folder.as_ref().map(|folder| Arc::new(LogFile::new(folder, AUDIT_FILE))),
             telemetry: Arc::default(),
+            log: None,
+            trace_requests: config.trace_requests,
             service_manager: ServiceManager::default(),
             claim: std::sync::Mutex::default(),
         }
@@ -97,6 +103,24 @@ impl Host {
     #[must_use]
     pub fn with_telemetry(self, telemetry: Arc<Telemetry>) -> Self {
         Self { telemetry, ..self }
+    }
+
+    /// The same with the process's log, which traces of requests go to.
+    #[must_use]
+    pub fn with_log(self, log: logging::Handle) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    /// Where traces of requests go, if anywhere.
+    #[must_use]
+    pub const fn log(&self) -> Option<&logging::Handle> {
+        self.log.as_ref()
+    }
+
+    /// Whether each request is to have an entry in the system log (PX-113).
+    #[must_use]
+    pub const fn traces_requests(&self) -> bool {
+        self.trace_requests
     }
 
     /// What the process tells of itself.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::host::scratch::Scratch;
-use azure_proxy_agent_core::conn::{Details, Summary};
+use azure_proxy_agent_core::conn::{Details, Steps, Summary};
 use azure_proxy_agent_core::effect::RecordKind;
 use azure_proxy_agent_core::http::reply::Status;
 use azure_proxy_agent_core::identity::{Claims, Confidence, Destination, Executable, Peer, RawText};
@@ -46,6 +46,11 @@ fn logger(config: &Config, style: Style) -> (Logger, Captured, Captured) {
     let (out, err) = (Captured::default(), Captured::default());
     let pipe = |c: &Captured| (Target::Pipe(Box::new(c.clone())), style);
     (Logger::new(config, Arc::default(), pipe(&out), pipe(&err)), out, err)
+}
+
+/// The handle of a logger that shows nothing.
+pub(crate) fn handle(log_folder: &str, file: &str) -> Handle {
+    logger(&config(log_folder, file, "Error"), Style::Plain).0.handle
 }
 
 fn say(logger: &Logger, level: Level, target: &str, text: &str) {
@@ -100,6 +105,33 @@ fn sec_f2_no_text_forges_a_line_or_commands_a_terminal() {
     assert_eq!(out.text(), "a\\r\\u{1b}[2Jb\\u{9b}\tc\n");
 }
 
+/// PX-112: what the connection log gets with headers the streams get without; PX-113: what was asked for is for the system log alone.
+#[test]
+fn traces_go_to_the_streams_and_not_again_to_the_files_px112_px113() {
+    let scratch = Scratch::new("logging");
+    let folder = scratch.path().to_str().expect("UTF-8");
+    let (logger, out, err) = logger(&config(folder, "Trace", "Trace"), Style::Journal);
+    say(&logger, Level::Trace, TRACE, "1[1] - one\n1[1] - two");
+    say(&logger, Level::Warn, SYSTEM_TRACE, "[1] - one\n[1] - two");
+    assert_eq!(out.text(), "<7>1[1] - one\n<7>1[1] - two\n<4>[1] - one\n<4>[1] - two\n");
+    assert_eq!((err.text().as_str(), scratch.names()), ("", vec![]));
+    logger.handle.write_trace(clock::wall(), b"1[1] - one\n1[1] - two\n");
+    assert_eq!(std::fs::read_to_string(scratch.path().join(CONNECTION_FILE)).expect("read"), "1[1] - one\n1[1] - two\n");
+}
+
+/// PX-112, PX-113
+#[test]
+fn traces_are_wanted_by_level() {
+    for (file, system, wanted) in [
+        ("Trace", "Info", [true, false, true]),
+        ("Debug", "Trace", [false, true, true]),
+        ("Trace", "Error", [true, false, false]),
+    ] {
+        let handle = logger(&config("/none", file, system), Style::Plain).0.handle;
+        assert_eq!([handle.keeps_traces(), handle.shows_traces(), handle.shows_system_traces()], wanted, "{file}, {system}");
+    }
+}
+
 /// PX-108, PX-114, SEC-F2: what records say comes through journal, connection log and terminal as the same JSON, one line each. A
 /// control character that JSON allows would be escaped here in a way that JSON does not know.
 #[test]
@@ -129,6 +161,7 @@ fn records_come_through_the_log_as_json_whatever_callers_choose() {
         decision: None,
         epoch: Epoch(1),
         forwarded: true,
+        steps: Steps::default(),
     };
     let mut line = Vec::new();
     report::write_summary(&mut line, &summary);

@@ -4,7 +4,7 @@ use super::*;
 use crate::host::scratch::Scratch;
 use crate::host::tests::{host, record};
 use azure_proxy_agent_core::authz::{Allowed, Decision, Denial};
-use azure_proxy_agent_core::conn::Details;
+use azure_proxy_agent_core::conn::{Details, Steps};
 use azure_proxy_agent_core::effect::RecordKind;
 use azure_proxy_agent_core::http::reply::Status;
 use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, Peer, RawText, Route};
@@ -41,6 +41,7 @@ fn forwarded(peer: &Peer, request: u64) -> Summary<'_> {
         decision: Some(Decision::Allow(Allowed::Default)),
         epoch: Epoch(1),
         forwarded: true,
+        steps: Steps::default(),
     }
 }
 
@@ -225,4 +226,67 @@ fn a_log_that_cannot_be_written_says_afterwards_what_is_missing() {
     let lost = lines.last().expect("a line")["lost"].as_u64().expect("a count");
     let kept: Vec<u64> = lines.iter().filter_map(|line| line["id"].as_u64()).collect();
     assert!(lost > 0 && kept.len() as u64 + lost == 200 && kept.last() == Some(&200), "{lost} lost, {} kept", kept.len());
+}
+
+/// A host with a log of its own.
+fn traced(scratch: &Scratch, level: &str) -> Host {
+    let handle = logging::tests::handle(scratch.path().join("logs").to_str().expect("UTF-8"), level);
+    host(scratch).with_log(handle)
+}
+
+fn trace(scratch: &Scratch) -> String {
+    std::fs::read_to_string(scratch.path().join("logs").join(logging::CONNECTION_FILE)).unwrap_or_default()
+}
+
+/// PX-111: together when the request ends, with the lines of the audit log.
+#[test]
+fn traces_of_requests_are_in_the_connection_log_with_the_audit_log_px111() {
+    let scratch = Scratch::new("records");
+    let (host, peer, now) = (traced(&scratch, "Trace"), peer(1000), clock::now());
+    let records = Records::default();
+    records.open(now, &host);
+    let written: Vec<Written> = (1..=3).map(|request| records.record(now, &forwarded(&peer, request), &host)).collect();
+    assert_eq!(written, [Written::Done, Written::Waiting, Written::Done]);
+    let ends = |text: &str| {
+        let dropped = "] - ------------------------ ConnectionLogger is dropped ------------------------";
+        let end = |line: &str| line.get(34..)?.strip_suffix(dropped).map(str::to_owned);
+        text.lines().filter_map(end).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&trace(&scratch)), ["1[1"], "the first at once, the others together");
+    assert!(records.flush(&host, now));
+    assert_eq!(ends(&trace(&scratch)), ["1[1", "2[2", "3[0"]);
+    // A denied request has two records and one trace.
+    let denied = denied(&peer, 4);
+    let _: Written = records.record(now, &Summary { kind: RecordKind::Failed, ..denied }, &host);
+    let _: Written = records.record(now, &denied, &host);
+    records.close(now, &host);
+    let text = trace(&scratch);
+    assert_eq!(ends(&text), ["1[1", "2[2", "3[0", "4[1"]);
+    assert!(text.lines().all(|line| line.get(23..34) == Some(" [TRACE]   ")), "{text}");
+}
+
+/// FS-13
+#[test]
+fn nothing_is_traced_below_trace() {
+    let scratch = Scratch::new("records");
+    let (host, peer, now) = (traced(&scratch, "Debug"), peer(1000), clock::now());
+    let records = Records::default();
+    let _: Written = records.record(now, &forwarded(&peer, 1), &host);
+    assert_eq!((records.lock().traces.capacity(), trace(&scratch).as_str()), (0, ""));
+    records.close(now, &host);
+    assert_eq!(outcomes(&scratch), [done(1)]);
+}
+
+/// PX-111, S-54, invariant 8
+#[test]
+fn a_flood_of_refusals_does_not_roll_the_connection_log() {
+    let scratch = Scratch::new("records");
+    let (host, peer, now) = (traced(&scratch, "Trace"), peer(1000), clock::now());
+    let records = Records::default();
+    for request in 1..=20_000 {
+        let _: Written = records.record(now, &denied(&peer, request), &host);
+    }
+    records.close(now, &host);
+    let size = trace(&scratch).len();
+    assert!(size > 0 && size < 2_000_000, "{size}");
 }
