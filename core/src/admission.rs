@@ -1,13 +1,17 @@
 //! How many client connections there may be, and how many of them one user may have (PX-14a): a flood by one user must not take
-//! the others' places (S-54).
+//! the others' places (S-54), and one person with many user ids (subordinate ones, as for containers without root) must not take
+//! those of the machine's own services.
 
 use crate::limits::Limits;
 use crate::time::Mono;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
+/// One place in so many is for root alone.
+const RESERVED: usize = 16;
+
 /// Whose place a connection takes. A direct connection of a known user counts twice: as one of all direct ones, which are one user
-/// (PX-14a), and as one of that user's. Otherwise one user could hold all places.
+/// (PX-14a), and as one of that user's. Otherwise one user could hold all places. Root's count as root's only: nobody can take them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
     /// The user id, where the kernel has told.
@@ -18,7 +22,12 @@ pub struct Holder {
 
 impl Holder {
     fn classes(self) -> impl Iterator<Item = Class> {
-        self.user.map(Class::User).into_iter().chain(self.direct.then_some(Class::Direct))
+        let direct = self.direct && !self.is_root();
+        self.user.map(Class::User).into_iter().chain(direct.then_some(Class::Direct))
+    }
+
+    fn is_root(self) -> bool {
+        self.user == Some(0)
     }
 }
 
@@ -71,7 +80,8 @@ impl Admission {
     /// One more connection of this holder.
     pub fn admit(&mut self, now: Mono, holder: Holder) -> Admitted {
         let full = |class| self.per_user.get(&class).is_some_and(|here| *here >= self.max_per_user);
-        if self.total >= self.max_total || holder.classes().any(full) {
+        let places = if holder.is_root() { self.max_total } else { self.max_total - self.max_total / RESERVED };
+        if self.total >= places || holder.classes().any(full) {
             let log = self.last_log.is_none_or(|last| now.since(last) >= Duration::from_secs(1));
             let unlogged = self.unlogged;
             if log {
@@ -133,6 +143,18 @@ mod tests {
         a.release(user(1));
         assert_eq!(a.admit(Mono(5), user(0)), Admitted::Yes);
         assert_eq!(a.total(), 4);
+    }
+
+    /// S-54
+    #[test]
+    fn many_users_together_leave_places_to_root() {
+        let mut a = Admission::new(&Limits { connections: 32, connections_per_user: 16, ..Limits::DEFAULT });
+        let admitted = (0..100).filter(|n| a.admit(Mono(0), user(1000 + n % 10)) == Admitted::Yes).count();
+        assert_eq!(admitted, 30);
+        assert!(matches!(a.admit(Mono(0), UNKNOWN), Admitted::No { .. }));
+        assert_eq!(a.admit(Mono(0), user(0)), Admitted::Yes);
+        assert_eq!(a.admit(Mono(0), Holder { user: Some(0), direct: true }), Admitted::Yes);
+        assert!(matches!(a.admit(Mono(0), user(0)), Admitted::No { .. }));
     }
 
     #[test]

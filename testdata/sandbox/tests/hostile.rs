@@ -461,6 +461,8 @@ fn resets_at_every_state(runtime: Runtime) {
 /// S-54, S-55
 fn as_many_connections_as_there_are_places(runtime: Runtime) {
     const PLACES: usize = 512;
+    // Of 1024, 64 are for root alone.
+    const REST: usize = 1024 - 64 - PLACES;
     let calm = Calm::start(runtime);
     let sandbox = &calm.world.sandbox;
     let (ann, bob, eve) =
@@ -470,24 +472,24 @@ fn as_many_connections_as_there_are_places(runtime: Runtime) {
         let answer = wire.answer();
         assert_eq!(answer.status, 200);
     };
-    // An idle connection keeps its place; one more than 512 of one user is closed right after accept.
-    let fill = |caller: &Caller, to: &str, count: usize| {
+    // An idle connection keeps its place; one more than there are places for is closed right after accept.
+    let fill = |caller: &Caller, to: &str, count: usize, places: usize| {
         let mut all = caller.connect_many(to, count);
-        let mut held: Vec<Wire> = all.drain(..PLACES).collect();
+        let mut held: Vec<Wire> = all.drain(..places).collect();
         held.iter_mut().for_each(is_served);
         for mut beyond in all {
             beyond.end();
         }
         held
     };
-    let mut anns = fill(&ann, IMDS, 1024);
+    let mut anns = fill(&ann, IMDS, 1024, PLACES);
     ordinary(&bob);
     ordinary(&eve);
     ann.connect(WIRESERVER).end();
-    let bobs = fill(&bob, WIRESERVER, PLACES + 10);
-    // All 1024 places are taken: nobody else gets one, not even root, but those who have one are served.
+    let bobs = fill(&bob, WIRESERVER, PLACES + 10, REST);
+    // All places are taken: nobody else gets one but root, and those who have one are served.
     eve.connect(IMDS).end();
-    Caller::root(sandbox).connect(IMDS).end();
+    ordinary(&Caller::root(sandbox));
     is_served(&mut anns[PLACES - 1]);
     drop(bobs);
     // Direct connections count as one user.
@@ -499,8 +501,11 @@ fn as_many_connections_as_there_are_places(runtime: Runtime) {
     ordinary(&eve);
     drop(anns);
     calm.world.wait("the agent has noticed", || (usage(calm.pid).descriptors < 100).then_some(()));
-    let direct = fill(&ann, LISTENER, PLACES + 10);
+    let direct = fill(&ann, LISTENER, PLACES + 10, PLACES);
     bob.connect(LISTENER).end();
+    let mut root = Caller::root(sandbox).connect(LISTENER);
+    is_served(&mut root);
+    drop(root);
     ordinary(&bob);
     // And each as one of its user's, too: nobody gets more than half of the places by going both ways.
     ann.connect(IMDS).end();
