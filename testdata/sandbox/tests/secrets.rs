@@ -82,6 +82,13 @@ fn secrets_stay_where_they_belong(runtime: Runtime) {
         }
         assert!(!text.contains("azure-hmac-sha256 "), "{name} contains an authorization field");
     }
+    // Traces were among it: PX-111 in the file, PX-112 and PX-113 on standard output.
+    let steps = fs::read_to_string(world.sandbox.log_folder().join("ProxyAgent.Connection.log")).unwrap();
+    let (output, asked) = (world.agent.output(), "Request \"GET\" \"/test/echo?first\" to ");
+    let bare = |line: &str| line.split_once("] - ").is_some_and(|(number, text)| number.contains('[') && text.starts_with(asked));
+    assert_eq!(steps.lines().filter(|line| line.get(34..).is_some_and(bare)).count(), 2, "{steps}");
+    assert_eq!(output.lines().filter(|line| !line.starts_with('[') && bare(line)).count(), 2, "{output}");
+    assert_eq!(output.lines().filter(|line| line.starts_with('[') && line.contains(asked)).count(), 2, "{output}");
     // SEC-F1: with everything that was said in them (T-16).
     let events = fs::read_dir(world.sandbox.log_folder().join("events")).unwrap().count();
     assert!(events > 0, "no event files were there to look at");
