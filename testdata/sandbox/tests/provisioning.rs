@@ -19,10 +19,10 @@ use std::time::{Duration, Instant, SystemTime};
 use sandbox::{Agent, AgentOptions, HostOptions, Mode, Ready, Sandbox, Server};
 use serde_json::{Value, json};
 use support::wire::{Answer, Caller, IMDS, LISTENER, WIRESERVER};
-use support::{PATIENCE, Runtime, World, on_both_runtimes, schema, text, until};
+use support::{PATIENCE, Runtime, World, on_both_runtimes, schema, until};
 
 on_both_runtimes!(
-    answered_within_50_ms_of_readiness,
+    whoever_waits_is_answered,
     a_restart_while_somebody_waits,
     ticks_and_when_they_are_answered,
     a_disabled_channel_is_asked_anew,
@@ -102,44 +102,25 @@ fn wrapped(sandbox: &Sandbox, runtime: Runtime, prepare: &str) -> std::path::Pat
     path
 }
 
-/// Time between the moment at which provisioning finished and the end of a command that waited for it.
-fn latency(sandbox: &Sandbox, waiting: Child) -> Duration {
-    let output = waiting.wait_with_output().unwrap();
-    let now = SystemTime::now();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    // Written when it finishes (CLI-15).
-    let finished = fs::metadata(sandbox.key_folder().join("provisioned.tag")).unwrap().modified().unwrap();
-    now.duration_since(finished).unwrap_or_default()
-}
-
-/// CLI-15, CLI-16, CLI-36, and within 50 ms.
-fn answered_within_50_ms_of_readiness(runtime: Runtime) {
-    // This thread and its children go before whatever else runs here: it is not the machine's load that is to be measured.
-    let thread = rustix::thread::gettid().as_raw_pid().to_string();
-    assert!(Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).status().unwrap().success(), "real-time scheduling");
+/// CLI-15, CLI-16, CLI-36. How soon after readiness is a matter of the bench.
+fn whoever_waits_is_answered(runtime: Runtime) {
     let mut world = World::start(runtime);
-    let mut took = Vec::new();
-    for _ in 0..3 {
-        // An agent that is started while somebody waits, with its key on disk.
-        world.agent.stop().unwrap();
-        let waiting = status(&world.sandbox, runtime, 60);
-        let options = AgentOptions::new(runtime.binary()).until(Ready::Listening);
-        world.agent = world.sandbox.start_agent(&options).unwrap();
-        took.push(latency(&world.sandbox, waiting));
-        // One that is there, asked again and again, and becomes ready when the host answers.
-        world.agent.stop().unwrap();
-        world.host.host().fail("status", "500".parse().unwrap(), u64::MAX);
-        world.agent = world.sandbox.start_agent(&options).unwrap();
-        let waiting = status(&world.sandbox, runtime, 60);
-        let before = polls(&world.host);
-        world.wait("the agent asks again", || (polls(&world.host) > before).then_some(()));
-        world.host.host().fail("status", "500".parse().unwrap(), 0);
-        took.push(latency(&world.sandbox, waiting));
-    }
-    took.sort_unstable();
-    eprintln!("{runtime}: {took:?} after readiness");
-    // One of them may have met with bad luck all the same.
-    assert!(took[took.len() - 2] <= Duration::from_millis(50), "{took:?}");
+    // An agent that is started while somebody waits, with its key on disk.
+    world.agent.stop().unwrap();
+    let waiting = status(&world.sandbox, runtime, 60);
+    let options = AgentOptions::new(runtime.binary()).until(Ready::Listening);
+    world.agent = world.sandbox.start_agent(&options).unwrap();
+    let (code, out, _) = ended(&waiting.wait_with_output().unwrap());
+    assert_eq!((code, out.as_str()), (Some(0), ""));
+    // One that is there, asked again and again, and becomes ready when the host answers.
+    world.agent.stop().unwrap();
+    world.host.host().fail("status", "500".parse().unwrap(), u64::MAX);
+    world.agent = world.sandbox.start_agent(&options).unwrap();
+    let waiting = status(&world.sandbox, runtime, 60);
+    let before = polls(&world.host);
+    world.wait("the agent asks again", || (polls(&world.host) > before).then_some(()));
+    world.host.host().fail("status", "500".parse().unwrap(), 0);
+    assert_eq!(ended(&waiting.wait_with_output().unwrap()), ready());
 }
 
 /// CLI-17, CLI-19: an agent that is killed and started again while somebody waits.
