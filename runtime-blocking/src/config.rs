@@ -128,7 +128,7 @@ impl Config {
             ("statusFolder", Some(&status_folder)),
             ("pinFolder", pin_folder.as_ref()),
         ] {
-            if path.is_some_and(|p| !p.is_absolute()) {
+            if path.is_some_and(|p| !p.is_absolute() && !p.as_os_str().is_empty()) {
                 warnings.add(member, "is not an absolute path; it depends on where the agent is started");
             }
         }

@@ -81,13 +81,13 @@ impl Handle {
         self.0.files_for(Level::Trace).is_some()
     }
 
-    /// Whether standard output or events take them ([`show_trace`]).
+    /// Whether standard output or events take them (`show_trace`).
     #[must_use]
     pub fn shows_traces(&self) -> bool {
         self.0.system_takes(Level::Trace) || self.0.events_take(Level::Trace)
     }
 
-    /// Whether the system log takes those that were asked for ([`show_system_trace`]).
+    /// Whether the system log takes those that were asked for (`show_system_trace`).
     #[must_use]
     pub fn shows_system_traces(&self) -> bool {
         self.0.system_takes(Level::Warn)

@@ -253,6 +253,7 @@ impl AsFd for Stop {
 /// The orderly end (FS-101), after accepting has stopped: requests under way get [`DRAIN`], as the caller sees to. The redirect stays
 /// as it is (S-03), and the listener stays with the service manager.
 pub fn begin_end(daemon: &Daemon, machine: &Machine) {
+    log::info!("The agent ends in order: what is under way gets {} s, the redirect stays", DRAIN.as_secs());
     machine.manager.tell(State::Stopping);
     daemon.drain();
 }
