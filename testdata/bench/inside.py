@@ -138,9 +138,14 @@ class Bench:
     # Processes
 
     def spawn(self, command, cgroup, **kwargs):
+        def enter():
+            Cgroups.enter(cgroup)
+            # Entering takes tens of milliseconds now and then, which are not the program's.
+            (self.scratch / "begun").write_text(str(time.monotonic()))
+
         with open(self.scratch / "output", "ab") as output:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                     preexec_fn=lambda: Cgroups.enter(cgroup), **kwargs)
+                                     preexec_fn=enter, **kwargs)
         self.children.append(child)
         return child
 
@@ -211,8 +216,8 @@ class Bench:
         config = self.agent_config()
         if detach:
             self.detach(config)
-        begun = time.monotonic()
         child = self.spawn([program, "--config", config, "--foreground"], self.cgroups.vm)
+        begun = float((self.scratch / "begun").read_text())
         listening = self.agent_reaches(child, begun, listens)
         ready = self.agent_reaches(child, begun, provisioned)
         return child, listening, ready
