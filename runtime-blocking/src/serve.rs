@@ -65,7 +65,7 @@ impl Spawn for Workers {
 }
 
 /// Runs the agent loop until it is stopped.
-pub fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: (AgentConfig, Reload), inbox: &Receiver<Message>) {
+pub(crate) fn run_agent(daemon: Arc<Daemon>, machine: Arc<Machine>, config: (AgentConfig, Reload), inbox: &Receiver<Message>) {
     let mut agent = AgentLoop::start(daemon, machine, config, Arc::new(Workers::new(JOBS, JOB_IDLE)));
     while !agent.is_stopped() {
         let message = match agent.deadline() {

@@ -7,6 +7,7 @@ use crate::host::{Host, inherit};
 use crate::machine::Machine;
 use crate::pulse::Pulse;
 use crate::reload::Reload;
+use crate::serve::{ChannelMailbox, run_agent};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use crate::{cli, listener, logging, memory, redirection, signals, wait};
@@ -91,9 +92,27 @@ impl Start {
         Ok(Self { run, telemetry, begun, stop, inherited, manager, log })
     }
 
+    /// What both daemons have in common once they run: the agent machine on a thread of its own, the listener, and the end. `serve`,
+    /// on this thread, is where they differ: it accepts until the end, and gives what is under way its time (FS-101).
+    ///
+    /// # Errors
+    /// It could not begin to serve.
+    pub fn run(mut self, serve: impl FnOnce(&Arc<Daemon>, &Machine, TcpListener, &Stop) -> io::Result<()>) -> io::Result<()> {
+        let (mailbox, inbox) = ChannelMailbox::new();
+        let (daemon, machine) = self.daemon(Arc::new(mailbox));
+        let (shared, its, config) = (Arc::clone(&daemon), Arc::clone(&machine), self.agent());
+        let agent = std::thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared, its, config, &inbox))?;
+        self.console();
+        match self.listen(&daemon, &machine) {
+            Some(listener) => serve(&daemon, &machine, listener, &self.stop)?,
+            None => begin_end(&daemon, &machine),
+        }
+        end(&daemon, &machine);
+        agent.join().map_err(|_| io::Error::other("the agent loop panicked"))
+    }
+
     /// The machine, with its directories checked, and what the connections share.
-    #[must_use]
-    pub fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
+    fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
         let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry)).with_log(self.log.clone());
         host.notice(Some(START), Level::Info, true, &start_line(self.begun.elapsed()));
@@ -112,8 +131,7 @@ impl Start {
     }
 
     /// What the agent loop is told.
-    #[must_use]
-    pub fn agent(&self) -> (AgentConfig, Reload) {
+    fn agent(&self) -> (AgentConfig, Reload) {
         let config = AgentConfig {
             version: cli::VERSION.into(),
             poll_interval: self.run.config.poll_interval,
@@ -126,7 +144,7 @@ impl Start {
     /// Listens, as soon as that is possible, then begins to load the redirect on a thread of its own. `None`: stopped before.
     ///
     /// An agent that has the listener from the service manager waits until no other one runs: the listener does not tell (CLI-11).
-    pub fn listen(&mut self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Option<TcpListener> {
+    fn listen(&mut self, daemon: &Arc<Daemon>, machine: &Arc<Machine>) -> Option<TcpListener> {
         let listener = match self.inherited.take() {
             Some(listener) => {
                 while !machine.host.claim() {
@@ -184,7 +202,7 @@ impl Start {
     }
 
     /// Prints the prompt of `console` and makes Enter a stop (CLI-02).
-    pub fn console(&self) {
+    fn console(&self) {
         if self.stop.console {
             println!("Press Enter to end it.");
             std::thread::spawn(|| {
@@ -259,7 +277,7 @@ pub fn begin_end(daemon: &Daemon, machine: &Machine) {
 }
 
 /// The last words, after [`begin_end`] and what is under way.
-pub fn end(daemon: &Daemon, machine: &Machine) {
+fn end(daemon: &Daemon, machine: &Machine) {
     // What cannot be written now stays in the staging file.
     let _: bool = machine.flush();
     daemon.mailbox.post(Message::Stop);

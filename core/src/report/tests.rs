@@ -4,11 +4,15 @@ use super::*;
 use crate::identity::RawText;
 
 fn peer(path: &[u8]) -> Peer {
+    caller(b"alice", path)
+}
+
+pub(super) fn caller(name: &[u8], path: &[u8]) -> Peer {
     Peer::Redirected {
         to: Destination::Imds.addr(),
         claims: Arc::new(Claims {
             user_id: 1000,
-            user_name: RawText::from("alice"),
+            user_name: RawText::from(name),
             user_groups: vec![RawText::from("alice"), RawText::from("docker")],
             process_id: 77,
             executable: Executable::Known(RawText::from(path)),
@@ -19,7 +23,7 @@ fn peer(path: &[u8]) -> Peer {
     }
 }
 
-fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
+pub(super) fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
     Summary {
         kind: RecordKind::Normal,
         request: 42,

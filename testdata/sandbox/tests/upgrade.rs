@@ -126,23 +126,21 @@ fn audit_rules() -> Value {
 }
 
 fn killed_with_a_listener_that_is_kept(runtime: Runtime) {
-    let mut stage = Stage::set(runtime, Store::Kept, None);
-    let load = stage.load();
-    let kills = stage.kill_for(Soak::length().kills);
-    let evidence = stage.finish(load);
-    table(&format!("{runtime}: {kills} kills, listener kept, enforce"), &evidence);
-    safe(&evidence, "kept");
-    nobody_refused(&evidence, kills, "kept");
+    killed(runtime, None, "enforce");
 }
 
 fn killed_with_rules_that_only_audit(runtime: Runtime) {
-    let mut stage = Stage::set(runtime, Store::Kept, Some(audit_rules()));
+    killed(runtime, Some(audit_rules()), "audit");
+}
+
+fn killed(runtime: Runtime, rules: Option<Value>, mode: &str) {
+    let mut stage = Stage::set(runtime, Store::Kept, rules);
     let load = stage.load();
     let kills = stage.kill_for(Soak::length().kills);
     let evidence = stage.finish(load);
-    table(&format!("{runtime}: {kills} kills, listener kept, audit"), &evidence);
-    safe(&evidence, "audit");
-    nobody_refused(&evidence, kills, "audit");
+    table(&format!("{runtime}: {kills} kills, listener kept, {mode}"), &evidence);
+    safe(&evidence, mode);
+    nobody_refused(&evidence, kills, mode);
 }
 
 /// Refused: nobody listens between one process and the next. Reset: what waited to be accepted ends with the listener.

@@ -1,51 +1,22 @@
 //! What traces look like.
 
+use super::super::tests::{caller as peer, summary as finished};
 use super::*;
-use crate::authz::{Allowed, Decision, Denial};
+use crate::authz::{Decision, Denial};
 use crate::conn::Steps;
-use crate::effect::RecordKind;
 use crate::http::reply::Status;
-use crate::identity::{Claims, Confidence, Destination, Executable, Peer, RawText};
-use crate::policy::Epoch;
-use std::sync::Arc;
+use crate::identity::Peer;
 
 /// When the request of [`summary`] ended.
 const END: Wall = Wall(1_767_687_330_412_000_000);
-
-fn peer(name: &[u8], path: &[u8]) -> Peer {
-    Peer::Redirected {
-        to: Destination::Imds.addr(),
-        claims: Arc::new(Claims {
-            user_id: 1000,
-            user_name: RawText::from(name),
-            user_groups: vec![RawText::from("docker")],
-            process_id: 77,
-            executable: Executable::Known(RawText::from(path)),
-            command_line: "curl -H Metadata:true".into(),
-            cgroup: 1,
-            confidence: Confidence::Verified,
-        }),
-    }
-}
 
 /// It waited 200 ms for its decision, and took 411.5 ms.
 fn summary(peer: &Peer) -> Summary<'_> {
     let decided = Some(Duration::from_millis(200));
     Summary {
-        kind: RecordKind::Normal,
-        request: 42,
-        connection: 7,
-        method: b"GET",
-        url: b"/metadata/instance?api-version=2021-02-01",
-        client: "127.0.0.1:51514".parse().unwrap(),
-        peer,
-        status: Status::OK,
         elapsed: Duration::from_micros(411_500),
-        details: Details::None,
-        decision: Some(Decision::Allow(Allowed::NoDocument)),
-        epoch: Epoch(3),
-        forwarded: true,
         steps: Steps { first: true, decided, sent: decided },
+        ..finished(peer, Details::None)
     }
 }
 
