@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+#[cfg(feature = "advise")]
+pub mod advise;
 pub mod agent;
 pub mod authz;
 pub mod conn;

@@ -1,15 +1,28 @@
 //! The command line of both daemons (cli.md section 1): arguments to an [`Invocation`], and everything that needs no daemon.
 
+#[cfg(feature = "tools")]
+#[allow(dead_code, reason = "not every tool is there yet")]
+mod args;
+#[cfg(feature = "tools")]
+mod audit;
 mod detach;
+#[cfg(feature = "tools")]
+mod rules;
+#[cfg(feature = "tools")]
+#[allow(dead_code, reason = "not every tool is there yet")]
+mod term;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tools")]
+#[allow(dead_code, reason = "not every tool is there yet")]
+mod tool;
 mod usage;
 
 use crate::config::{self, Config, Warning};
 use crate::status_client::StatusClient;
 pub use usage::{UsageError, help};
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -195,6 +208,10 @@ pub fn begin(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Next {
+    let mut args = args.into_iter().peekable();
+    if let Some(word) = args.next_if(|first| TOOLS.iter().any(|tool| first == tool)) {
+        return Next::Exit(tools(program, &word, args, out, err));
+    }
     let invocation = match parse(args) {
         Ok(invocation) => invocation,
         Err(e) => {
@@ -218,6 +235,25 @@ pub fn begin(
             Next::Exit(config::EXIT_STATUS)
         }
     }
+}
+
+/// The first words that are not the daemon's: each has arguments of its own.
+const TOOLS: [&str; 2] = ["rules", "audit"];
+
+/// Runs `rules …` or `audit …`; the exit status.
+#[cfg(feature = "tools")]
+fn tools(program: &str, word: &OsStr, args: impl Iterator<Item = OsString>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let mut io = tool::Io { out, err, term: term::Term::stdout() };
+    let families = [rules::FAMILY, audit::FAMILY];
+    families.iter().find(|family| word == family.word).map_or(tool::FAILED, |family| family.run(program, args, &mut io))
+}
+
+/// Says where `rules …` and `audit …` are.
+#[cfg(not(feature = "tools"))]
+fn tools(program: &str, word: &OsStr, _: impl Iterator<Item = OsString>, _: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let word = word.display();
+    let _ = writeln!(err, "{program}: this build is without the command {word}; the package azure-proxy-agent has it");
+    UsageError::EXIT_STATUS
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Next {

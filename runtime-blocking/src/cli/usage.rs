@@ -70,6 +70,10 @@ pub enum UsageError {
     WaitWithoutStatus,
     /// Two values for one option.
     Twice(&'static str),
+    /// Less than the usage line says, which is this.
+    Missing(&'static str),
+    /// Something else, in words.
+    Wrong(String),
     /// Two commands.
     TwoCommands(&'static str, &'static str),
 }
@@ -101,6 +105,8 @@ impl fmt::Display for UsageError {
             Self::TakesNoValue(option) => write!(f, "{option} takes no value"),
             Self::WaitWithoutStatus => f.write_str("--wait goes with --status only"),
             Self::Twice(option) => write!(f, "{option} is given twice"),
+            Self::Missing(usage) => write!(f, "{usage} is expected"),
+            Self::Wrong(text) => f.write_str(text),
             Self::TwoCommands(one, other) => write!(f, "{one} and {other} do not go together"),
         }
     }

@@ -1,0 +1,9 @@
+//! `rules …`: what an owner asks about rule documents. One file per subcommand; what they know is in core's `advise`.
+
+use super::tool::{Family, Tool};
+
+/// In the order of the help text.
+const TOOLS: &[&Tool] = &[];
+
+pub(super) const FAMILY: Family =
+    Family { word: "rules", about: "checks, explains and tests authorization rules", tools: TOOLS, alone: None };
