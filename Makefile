@@ -10,10 +10,14 @@ TEST_FEATURES = azure-proxy-agent-core/replay,runtime-blocking/replay,runtime-sm
 # What tests said, for docs/conformance.md.
 OUTPUT = $(or $(CARGO_TARGET_DIR),target)/test-output.txt
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz ci clean root
+TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
+# The update process (docs/releasing.md) is a Python package beside the packaging that it is about; only the standard library.
+SRU = PYTHONPATH=debian python3 -B -m sru
+
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz changelog release sru-test sru-attest sru-report ci clean root
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install the Debian packages that build and tests need (root)
 	@.ci/install build demo test
@@ -57,6 +61,23 @@ doc: ## The API documentation: target/doc
 fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 	@.ci/install build fuzz
 	fuzz/run $(TIME)
+
+changelog: ## Every change in CHANGELOG.md names the tests that cover it
+	@$(SRU) gate
+
+release: ## VERSION=1.2.3 [KEY=gpg key] [DRY=1]: version, changelogs, tag, source, SBOM, checksums; publishes nothing
+	@$(SRU) release $(if $(VERSION),'$(VERSION)',$(error which? make release VERSION=1.2.3)) \
+	    --out "$(TARGET)/release-$(VERSION)" $(if $(KEY),--key '$(KEY)') $(if $(DRY),--dry-run)
+
+sru-test: ## OLD=tag or .deb [NEW=.deb] [ONLY=regex]: every case on every machine that can be booted here (root)
+	@$(SRU) test $(if $(OLD),'$(OLD)',$(error from which version? make sru-test OLD=v0.1.0)) $(if $(NEW),'$(NEW)') \
+	    --results "$(TARGET)/sru" $(if $(ONLY),--only '$(ONLY)')
+
+sru-attest: ## STEP= OUTCOME=passed|failed BY='Name <mail>' [LINK=]: what others tested elsewhere (docs/releasing.md)
+	@$(SRU) attest '$(STEP)' '$(OUTCOME)' '$(BY)' '$(LINK)' --results "$(TARGET)/sru"
+
+sru-report: ## The text of the tracking bug, from the results; refuses if it would not be true
+	@$(SRU) report --results "$(TARGET)/sru"
 
 ci: ## What CI does: everything but the bench (root)
 	.ci/run
