@@ -61,6 +61,16 @@ impl<'a> Object<'a> {
         self.0.extend_from_slice(if flag { b"true" } else { b"false" });
     }
 
+    /// Begins an object; its members follow.
+    pub(crate) fn begin_object(&mut self, key: &'static str) {
+        self.key(key);
+        self.0.push(b'{');
+    }
+
+    pub(crate) fn end_object(&mut self) {
+        self.0.push(b'}');
+    }
+
     /// Begins a list of texts.
     pub(crate) fn list(&mut self, key: &'static str) {
         self.key(key);
@@ -182,6 +192,11 @@ mod tests {
                 object.list("e");
                 object.end_list();
                 object.flag("f", number == 7);
+                object.begin_object("g");
+                object.number("h", number);
+                object.text("i", text);
+                object.end_object();
+                object.number("j", number);
                 object.end();
                 #[derive(Serialize)]
                 struct Same<'a> {
@@ -191,8 +206,17 @@ mod tests {
                     d: [&'a str; 2],
                     e: [u8; 0],
                     f: bool,
+                    g: Inner<'a>,
+                    j: u64,
                 }
-                append(&mut expected, &Same { a: text, b: number, c: text, d: [text; 2], e: [], f: number == 7 }).unwrap();
+                #[derive(Serialize)]
+                struct Inner<'a> {
+                    h: u64,
+                    i: &'a str,
+                }
+                let g = Inner { h: number, i: text };
+                append(&mut expected, &Same { a: text, b: number, c: text, d: [text; 2], e: [], f: number == 7, g, j: number })
+                    .unwrap();
                 assert_eq!(String::from_utf8(by_hand), String::from_utf8(expected));
             }
         }

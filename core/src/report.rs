@@ -2,7 +2,7 @@
 //!
 //! Caller-controlled text appears only as JSON strings, so it can forge no line (PX-114).
 
-use crate::authz::{Allowed, Decision, Denial};
+use crate::authz::{Decision, Name, Reason};
 use crate::conn::{Details, Steps, Summary};
 use crate::effect::RecordKind;
 use crate::http::reply::Status;
@@ -36,18 +36,20 @@ struct Cut {
     caller: usize,
     /// Number of `userGroups`.
     groups: usize,
+    /// Names of the rules that decided. Bytes per name.
+    rule: usize,
 }
 
 impl Cut {
     /// PX-96; the same for `method` and `url`: a denied request costs its sender nothing, and with texts as long as a head may be one
     /// user could roll away what the audit log says of everybody else.
-    const NORMAL: Self = Self { request: 4096, caller: usize::MAX, groups: usize::MAX };
+    const NORMAL: Self = Self { request: 4096, caller: usize::MAX, groups: usize::MAX, rule: 256 };
     /// From long to short; the last fits into [`MAX_UNFINISHED`] whatever has to be escaped.
     const STEPS: [Self; 4] = [
         Self::NORMAL,
-        Self { request: 1024, caller: 1024, groups: 64 },
-        Self { request: 512, caller: 64, groups: 4 },
-        Self { request: 24, caller: 24, groups: 2 },
+        Self { request: 1024, caller: 1024, groups: 64, rule: 256 },
+        Self { request: 512, caller: 64, groups: 4, rule: 64 },
+        Self { request: 24, caller: 24, groups: 2, rule: 12 },
     ];
 }
 
@@ -56,8 +58,8 @@ pub fn write_summary(out: &mut Vec<u8>, summary: &Summary<'_>) {
     Line { summary, audit: None, cut: Cut::NORMAL, what: What::Finished }.write(out);
 }
 
-/// Appends the audit record: the summary object's members first, then decision, reason, epoch, connection, identity confidence and
-/// time. At most [`MAX_LINE`] bytes.
+/// Appends the audit record: the summary object's members first, then decision, reason, epoch, connection, identity confidence, time
+/// and the rule that decided. At most [`MAX_LINE`] bytes.
 pub fn write_audit(out: &mut Vec<u8>, summary: &Summary<'_>, wall: Wall) {
     write_fitting(out, MAX_LINE, |cut| Line { summary, audit: Some(wall), cut, what: What::Finished });
 }
@@ -143,6 +145,7 @@ pub fn write_foreign(out: &mut Vec<u8>, record: &KernelRecord, claims: &Arc<Clai
         details: Details::None,
         decision: None,
         epoch: Epoch::default(),
+        rules: None,
         forwarded: false,
         steps: Steps::default(),
     };
@@ -207,7 +210,7 @@ impl Line<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let s = self.summary;
         let claims = s.peer.claims();
-        let Cut { request: long, caller, groups } = self.cut;
+        let Cut { request: long, caller, groups, rule } = self.cut;
         let mut out = Object::begin(out);
         out.number("id", s.request);
         out.text("method", cut(&String::from_utf8_lossy(s.method), long));
@@ -240,15 +243,19 @@ impl Line<'_> {
             _ => out.text("errorDetails", cut(&error_details(s), long)),
         }
         if let Some(wall) = self.audit {
-            let (decision, reason) = match self.what {
-                What::Foreign(foreign) if foreign.refused => ("refused", Some(Reason::Foreign)),
-                What::Foreign(_) => ("passed", Some(Reason::Foreign)),
-                _ => decision_words(s),
-            };
-            out.text("decision", decision);
-            match reason {
-                Some(reason) => out.shown("reason", &reason),
-                None => out.text("reason", ""),
+            match (self.what, s.decision) {
+                (What::Foreign(foreign), _) => {
+                    out.text("decision", if foreign.refused { "refused" } else { "passed" });
+                    out.text("reason", "another network namespace");
+                }
+                (_, Some(decision)) => {
+                    out.text("decision", decision.word());
+                    out.shown("reason", &decision.reason());
+                }
+                (_, None) => {
+                    out.text("decision", REFUSED);
+                    out.text("reason", "");
+                }
             }
             out.number("epoch", s.epoch.0);
             out.number("connection", s.connection);
@@ -256,6 +263,15 @@ impl Line<'_> {
             out.text("identity", identity_word(s.peer));
             out.number("elapsedMicros", u64::try_from(s.elapsed.as_micros()).unwrap_or(u64::MAX));
             out.shown("time", &wall.stamp());
+            if let Some(explanation) = s.explanation().filter(|explanation| explanation.rule_set().is_some()) {
+                out.begin_object("rule");
+                explanation.names(&mut |name, value| match value {
+                    Name::Text(text) => out.text(name, cut(text, rule)),
+                    Name::Number(number) => out.number(name, number.into()),
+                    Name::Flag(flag) => out.flag(name, flag),
+                });
+                out.end_object();
+            }
         }
         match self.what {
             What::Finished => {}
@@ -297,29 +313,11 @@ fn process_path(claims: &Claims) -> Cow<'_, str> {
     }
 }
 
-enum Reason {
-    Allowed(Allowed),
-    Denied(Denial),
-    Foreign,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Allowed(a) => a.fmt(f),
-            Self::Denied(d) => d.fmt(f),
-            Self::Foreign => f.write_str("another network namespace"),
-        }
-    }
-}
+/// The decision's word where none was made.
+const REFUSED: &str = "refused";
 
 fn decision_words(s: &Summary<'_>) -> (&'static str, Option<Reason>) {
-    match s.decision {
-        Some(Decision::Allow(a)) => ("allow", Some(Reason::Allowed(a))),
-        Some(Decision::Audit(d)) => ("audit", Some(Reason::Denied(d))),
-        Some(Decision::Deny(d)) => ("deny", Some(Reason::Denied(d))),
-        None => ("refused", None),
-    }
+    s.decision.map_or((REFUSED, None), |decision| (decision.word(), Some(decision.reason())))
 }
 
 fn identity_word(peer: &Peer) -> &'static str {

@@ -69,6 +69,9 @@ fn policy() -> Arc<Policy> {
     PolicySpec::parse("alloc", &json, 1).unwrap().policy
 }
 
+/// What the audit line says of it.
+const RULE: &str = r#""rule":{"set":"x","mode":"enforce","privilege":"p19","role":"r19","assignment":19,"identity":"i19"}}"#;
+
 /// One request and its answer, with nothing of its own that allocates. Returns how many bytes went to the host and to the caller.
 fn exchange(
     conn: &mut ProxyConn,
@@ -89,6 +92,10 @@ fn exchange(
                 ConnEffect::Intend => assert!(conn.summary(RecordKind::Normal).forwarded),
                 ConnEffect::Report(kind) => {
                     assert_eq!(conn.summary(kind).status.0, 200);
+                    trace.clear();
+                    report::write_audit(trace, &conn.summary(kind), cx.now.wall);
+                    let line = std::str::from_utf8(trace).unwrap();
+                    assert!(line.ends_with(RULE), "{line}");
                     trace.clear();
                     report::write_trace(trace, &conn.summary(kind), cx.now.wall);
                     report::write_trace_text(trace, &conn.summary(kind));

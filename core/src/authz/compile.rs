@@ -29,6 +29,16 @@ impl Mode {
             .find_map(|(known, mode)| word.eq_ignore_ascii_case(known).then_some(mode))
     }
 
+    /// The word in documents and records.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+
     /// The name in the snapshot file.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -47,10 +57,33 @@ pub struct Rules {
     mode: Mode,
     mode_word: Box<str>,
     pub(super) default_allow: bool,
+    /// Some privilege has no canonical form: there are none, and all is denied.
+    faulty: bool,
     pub(super) privileges: Box<[CompiledPrivilege]>,
     pub(super) identities: Box<[CompiledIdentity]>,
-    pub(super) assigned: Box<[Assigned]>,
+    pub(super) grants: Box<[Grant]>,
+    /// Ascending by name. Only for explanations.
+    pub(super) roles: Box<[CompiledRole]>,
     pub(super) index: Index,
+}
+
+/// A role that was assigned: its place among the roles sorted by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RoleId(u32);
+
+/// What a role gives to whom.
+#[derive(Debug, Clone)]
+pub(super) struct CompiledRole {
+    pub(super) name: Box<str>,
+    /// Whom, and by which of the document's role assignments (the first one); ascending by identity.
+    members: Box<[(IdentityId, u32)]>,
+}
+
+/// The roles that a privilege is in, and whoever has one of them.
+#[derive(Debug, Clone)]
+pub(super) struct Grant {
+    roles: Box<[RoleId]>,
+    pub(super) assigned: Assigned,
 }
 
 /// A privilege in canonical form.
@@ -61,8 +94,8 @@ pub(super) struct CompiledPrivilege {
     pub(super) path: Box<[u8]>,
     /// Ascending by name, then value.
     pub(super) constraints: Box<[Constraint]>,
-    /// Its place among the sets of identities; privileges that are assigned alike share one.
-    pub(super) assigned: usize,
+    /// Its place among the grants; privileges that are in the same roles share one.
+    pub(super) grant: usize,
 }
 
 /// A parameter that must be present with a value, both canonical.
@@ -93,9 +126,10 @@ impl Rules {
         let mut default_allow = document.default_access.eq_ignore_ascii_case("allow");
         let lists = document.rules.as_ref().and_then(|lists| Lists::of(lists, &mut findings));
         let compiled = lists.map(|lists| compile_lists(&lists, &mut findings)).unwrap_or_default();
+        let mut faulty = false;
         let privileges = compiled.privileges.unwrap_or_else(|Faulty| {
             // Dropping one privilege of a default-allow document would open the path that it locks: drop all, deny all.
-            default_allow = false;
+            (default_allow, faulty) = (false, true);
             Vec::new()
         });
         let rules = Self {
@@ -103,10 +137,12 @@ impl Rules {
             mode,
             mode_word: document.mode.as_str().into(),
             default_allow,
+            faulty,
             index: Index::new(&privileges),
             privileges: privileges.into(),
             identities: compiled.identities.into(),
-            assigned: compiled.assigned.into(),
+            grants: compiled.grants.into(),
+            roles: compiled.roles.into(),
         };
         (rules, findings)
     }
@@ -135,6 +171,12 @@ impl Rules {
         self.default_allow
     }
 
+    /// Whether everything is denied because some privilege has no canonical form.
+    #[must_use]
+    pub const fn is_faulty(&self) -> bool {
+        self.faulty
+    }
+
     /// Name of a privilege of these rules.
     #[must_use]
     pub fn privilege_name(&self, id: PrivilegeId) -> Option<&str> {
@@ -145,6 +187,17 @@ impl Rules {
     #[must_use]
     pub fn identity_name(&self, id: IdentityId) -> Option<&str> {
         self.identities.get(id.0 as usize).map(|identity| &*identity.name)
+    }
+
+    /// By which role an identity has a privilege, and by which of the document's role assignments, counted from 0. Of several the first
+    /// role by name, and the first of its assignments.
+    pub(super) fn role(&self, privilege: PrivilegeId, identity: IdentityId) -> Option<(&str, u32)> {
+        let grant = self.grants.get(self.privileges.get(privilege.0 as usize)?.grant)?;
+        grant.roles.iter().find_map(|role| {
+            let role = self.roles.get(role.0 as usize)?;
+            let at = role.members.binary_search_by_key(&identity, |(member, _)| *member).ok()?;
+            role.members.get(at).map(|(_, assignment)| (&*role.name, *assignment))
+        })
     }
 }
 
@@ -180,12 +233,13 @@ struct Faulty;
 struct Compiled {
     privileges: Result<Vec<CompiledPrivilege>, Faulty>,
     identities: Vec<CompiledIdentity>,
-    assigned: Vec<Assigned>,
+    grants: Vec<Grant>,
+    roles: Vec<CompiledRole>,
 }
 
 impl Default for Compiled {
     fn default() -> Self {
-        Self { privileges: Ok(Vec::new()), identities: Vec::new(), assigned: Vec::new() }
+        Self { privileges: Ok(Vec::new()), identities: Vec::new(), grants: Vec::new(), roles: Vec::new() }
     }
 }
 
@@ -201,37 +255,46 @@ fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
         .collect();
 
     // which identities each role has, then which roles each privilege is in.
-    let mut role_ids: BTreeMap<&str, BTreeSet<IdentityId>> = BTreeMap::new();
-    for assignment in lists.assignments {
-        if roles.contains_key(assignment.role.as_str()) {
-            let ids = assignment.identities.iter().filter_map(|name| identity_ids.get(name.as_str()));
-            role_ids.entry(&assignment.role).or_default().extend(ids);
-        } else {
-            findings.push(Finding::UndefinedRole { role: assignment.role.as_str().into() });
+    let role_ids: BTreeMap<&str, RoleId> = roles.keys().copied().zip((0..).map(RoleId)).collect();
+    let mut members: Vec<BTreeMap<IdentityId, u32>> = vec![BTreeMap::new(); roles.len()];
+    for (number, assignment) in (0u32..).zip(lists.assignments) {
+        match role_ids.get(assignment.role.as_str()).and_then(|role| members.get_mut(role.0 as usize)) {
+            Some(members) => {
+                for identity in assignment.identities.iter().filter_map(|name| identity_ids.get(name.as_str())) {
+                    members.entry(*identity).or_insert(number);
+                }
+            }
+            None => findings.push(Finding::UndefinedRole { role: assignment.role.as_str().into() }),
         }
     }
-    let mut privilege_roles: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (name, role) in roles {
+    let mut privilege_roles: BTreeMap<&str, BTreeSet<RoleId>> = BTreeMap::new();
+    for (role, id) in roles.values().zip((0..).map(RoleId)) {
         for privilege in &role.privileges {
-            privilege_roles.entry(privilege).or_default().insert(name);
+            privilege_roles.entry(privilege).or_default().insert(id);
         }
     }
+    let roles: Vec<CompiledRole> = roles
+        .into_keys()
+        .zip(members)
+        .map(|(name, members)| CompiledRole { name: name.into(), members: members.into_iter().collect() })
+        .collect();
 
-    let mut assigned = Vec::new();
-    let mut shared: BTreeMap<BTreeSet<&str>, usize> = BTreeMap::new();
+    let mut grants = Vec::new();
+    let mut shared: BTreeMap<BTreeSet<RoleId>, usize> = BTreeMap::new();
     let mut compiled = Vec::with_capacity(privileges.len());
     let mut faulty = false;
     for (name, privilege) in privileges {
         match compile_privilege(privilege) {
             Ok((path, constraints)) => {
                 // A privilege without identities stays: it locks its path.
-                let roles = privilege_roles.remove(name).unwrap_or_default();
-                let place = *shared.entry(roles).or_insert_with_key(|roles| {
-                    let ids = roles.iter().filter_map(|role| role_ids.get(role)).flatten().copied().collect();
-                    assigned.push(Assigned::new(&ids, &identities));
-                    assigned.len() - 1
+                let in_roles = privilege_roles.remove(name).unwrap_or_default();
+                let grant = *shared.entry(in_roles).or_insert_with_key(|in_roles| {
+                    let members = in_roles.iter().filter_map(|role| roles.get(role.0 as usize)).flat_map(|role| &role.members);
+                    let ids = members.map(|(identity, _)| *identity).collect();
+                    grants.push(Grant { roles: in_roles.iter().copied().collect(), assigned: Assigned::new(&ids, &identities) });
+                    grants.len() - 1
                 });
-                compiled.push(CompiledPrivilege { name: name.into(), path, constraints, assigned: place });
+                compiled.push(CompiledPrivilege { name: name.into(), path, constraints, grant });
             }
             Err((part, error)) => {
                 faulty = true;
@@ -239,7 +302,7 @@ fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
             }
         }
     }
-    Compiled { privileges: if faulty { Err(Faulty) } else { Ok(compiled) }, identities, assigned }
+    Compiled { privileges: if faulty { Err(Faulty) } else { Ok(compiled) }, identities, grants, roles }
 }
 
 type Canonical = (Box<[u8]>, Box<[Constraint]>);

@@ -17,8 +17,8 @@ impl Rules {
         }
         let mut denial = None;
         let verdict = self.index.matching(&self.privileges, &request, |id, privilege| {
-            let assigned = self.assigned.get(privilege.assigned);
-            let Some(identity) = assigned.and_then(|assigned| assigned.find(&self.identities, claims)) else {
+            let grant = self.grants.get(privilege.grant);
+            let Some(identity) = grant.and_then(|grant| grant.assigned.find(&self.identities, claims)) else {
                 // What the caller could have changed is the better explanation.
                 if !matches!(denial, Some(Denial::ConflictingValues(_))) {
                     denial = Some(Denial::NotAssigned(id));

@@ -8,6 +8,7 @@ mod compile;
 mod decision;
 mod descriptor;
 mod document;
+mod explanation;
 mod export;
 mod guard;
 mod matcher;
@@ -21,6 +22,9 @@ pub use compile::{Finding, Mode, Part, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
 pub use descriptor::Descriptor;
 pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAssignment, RuleLists};
+pub(crate) use explanation::Name;
+pub use explanation::{Explanation, Reason, explain};
+pub use export::{IdentityView, PrivilegeView};
 pub use guard::{raw_path, traversal_guard};
 
 use crate::identity::{Claims, Destination, PerDestination};

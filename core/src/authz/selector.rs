@@ -5,6 +5,7 @@ use super::decision::IdentityId;
 use super::document::Identity;
 use crate::identity::Claims;
 use core::cmp::Ordering;
+use core::fmt;
 use core::iter::once;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,20 @@ impl Selectors {
         [anyone, key(user).map(Key::User), key(group).map(Key::Group), key(exe).map(Key::Exe), key(process).map(Key::Process)]
             .into_iter()
             .flatten()
+    }
+}
+
+/// Members and values as in a document, or `everyone`.
+impl fmt::Display for Selectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, group, exe, process } = self;
+        let members = [("userName", user), ("groupName", group), ("exePath", exe), ("processName", process)];
+        let mut separator = "";
+        for (name, value) in members.into_iter().filter_map(|(name, value)| value.as_ref().map(|value| (name, value))) {
+            write!(f, "{separator}{name} {value:?}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("everyone") } else { Ok(()) }
     }
 }
 
@@ -150,11 +165,12 @@ impl Assigned {
         if self.0.is_empty() {
             return None;
         }
-        let mut keys = once(Key::Anyone)
-            .chain(once(Key::User(claims.user_name.as_bytes())))
+        // Who means everyone comes last: the others say more.
+        let mut keys = once(Key::User(claims.user_name.as_bytes()))
             .chain(claims.user_groups.iter().map(|group| Key::Group(group.as_bytes())))
             .chain(claims.process_name().map(Key::Process))
-            .chain(claims.exe_path().map(Key::Exe));
+            .chain(claims.exe_path().map(Key::Exe))
+            .chain(once(Key::Anyone));
         keys.find_map(|key| {
             let first = self.0.partition_point(|entry| entry.key(identities) < key);
             let candidates = self.0.iter().skip(first).take_while(|entry| entry.key(identities) == key);

@@ -301,7 +301,12 @@ impl ProxyConn {
                 return Some(effect);
             }
             if self.step(cx) == Step::Wait {
-                return self.effects.pop();
+                let effect = self.effects.pop();
+                if effect.is_none() && matches!(self.state, State::Head) {
+                    // Nobody asks for the record of the request before any more.
+                    self.record.rules = None;
+                }
+                return effect;
             }
         }
     }
@@ -405,6 +410,7 @@ impl ProxyConn {
             },
             decision: r.decision,
             epoch: r.epoch,
+            rules: r.rules.as_deref(),
             forwarded: r.forwarded,
             steps: r.steps(),
         }

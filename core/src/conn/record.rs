@@ -1,13 +1,14 @@
 //! What is told about a request when it ends (proxy.md section 7.1).
 
-use crate::authz::Decision;
+use crate::authz::{Decision, Explanation, Rules};
 use crate::effect::RecordKind;
 use crate::http::reply::Status;
-use crate::identity::Peer;
+use crate::identity::{Destination, Peer};
 use crate::policy::Epoch;
 use crate::time::Mono;
 use core::net::SocketAddrV4;
 use core::time::Duration;
+use std::sync::Arc;
 
 /// Why a request did not simply succeed; becomes `errorDetails` (PX-96 to PX-103).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +61,8 @@ pub struct Summary<'a> {
     pub decision: Option<Decision>,
     /// The policy that decided.
     pub epoch: Epoch,
+    /// The destination's document of that policy.
+    pub rules: Option<&'a Rules>,
     /// Bytes of the request may have reached the host: [`ConnEffect::Intend`](crate::effect::ConnEffect::Intend) was said.
     pub forwarded: bool,
     /// When what happened.
@@ -77,7 +80,14 @@ pub struct Steps {
     pub sent: Option<Duration>,
 }
 
-impl Summary<'_> {
+impl<'a> Summary<'a> {
+    /// What authorization said, with what it was made of.
+    #[must_use]
+    pub fn explanation(&self) -> Option<Explanation<'a>> {
+        let destination = self.peer.original().and_then(Destination::from_addr);
+        self.decision.map(|decision| decision.explain(destination, self.rules, self.epoch))
+    }
+
     /// Whether this record is the one for the audit log, which has every decision exactly once. A failed authorization is told
     /// twice, for both tables (PX-104); the normal record has the real status and comes in any case.
     #[must_use]
@@ -96,6 +106,8 @@ pub(super) struct Record {
     pub(super) details: Details,
     pub(super) decision: Option<Decision>,
     pub(super) epoch: Epoch,
+    /// The document that decided; `None` between requests, so that an idle client does not keep an old one.
+    pub(super) rules: Option<Arc<Rules>>,
     /// The intent to forward it was handed out.
     pub(super) forwarded: bool,
     pub(super) decided: Option<Mono>,
@@ -118,7 +130,7 @@ impl Record {
         self.method = method.len();
         (self.request, self.started, self.ended) = (request, now, now);
         (self.status, self.details, self.decision, self.epoch) = (Status::OK, Details::None, None, Epoch::default());
-        self.forwarded = false;
+        (self.forwarded, self.rules) = (false, None);
         (self.decided, self.sent) = (None, None);
     }
 

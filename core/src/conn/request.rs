@@ -10,7 +10,7 @@ use crate::http::reply::{CONTINUE, Reply, Status};
 use crate::http::request::is_protected;
 use crate::http::target::is_exactly;
 use crate::http::{HeadError, HeadScan, RequestBody, RequestHead, Version};
-use crate::identity::Peer;
+use crate::identity::{Destination, Peer};
 use crate::sign;
 use core::net::SocketAddrV4;
 
@@ -218,6 +218,7 @@ impl ProxyConn {
         let asked = authz::Request { method: self.record.method(), target: self.record.url() };
         let decision = authz::decide(&cx.policy.rules, to, claims, asked, &mut self.scratch);
         (self.record.decision, self.record.decided) = (Some(decision), Some(cx.now.mono));
+        self.record.rules = Destination::from_addr(to).and_then(|destination| cx.policy.rules.get(destination).clone());
         match decision {
             Decision::Allow(_) => {}
             Decision::Audit(_) => self.report(cx.now.mono, RecordKind::Failed),

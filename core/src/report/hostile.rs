@@ -85,6 +85,7 @@ fn records_are_one_line_of_json_whatever_callers_choose_px81_to_px96_px114_sec_f
             details,
             decision: None,
             epoch: Epoch(3),
+            rules: None,
             forwarded: false,
             steps: Steps::default(),
         };

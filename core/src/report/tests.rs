@@ -1,7 +1,8 @@
 //! What lines look like.
 
 use super::*;
-use crate::identity::RawText;
+use crate::authz::{Allowed, Denial, Document, Request, Rules, Scratch, explain};
+use crate::identity::{PerDestination, RawText};
 
 fn peer(path: &[u8]) -> Peer {
     caller(b"alice", path)
@@ -37,6 +38,7 @@ pub(super) fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
         details,
         decision: Some(Decision::Allow(Allowed::NoDocument)),
         epoch: Epoch(3),
+        rules: None,
         forwarded: true,
         steps: Steps::default(),
     }
@@ -136,18 +138,34 @@ fn endless() -> Peer {
     }
 }
 
+/// A document whose names are as long as they can be and need most room.
+fn endless_rules() -> Arc<Rules> {
+    let long = "\u{1}".repeat(5_000);
+    let document = serde_json::json!({"defaultAccess": "deny", "mode": "enforce", "id": long, "rules": {
+        "privileges": [{"name": long, "path": "/"}], "roles": [{"name": long, "privileges": [long]}],
+        "identities": [{"name": long}], "roleAssignments": [{"role": long, "identities": [long]}]}});
+    Arc::new(Rules::compile(&serde_json::from_value::<Document>(document).unwrap()).0)
+}
+
 #[test]
 fn a_line_is_bounded_whatever_the_caller_is_called_s53() {
     let endless = endless();
     let hostile = vec![b'"'; 60_000];
+    let rules = PerDestination { hostga: Some(endless_rules()), ..PerDestination::default() };
+    let (to, claims) = (Destination::HostGaPlugin.addr(), endless.claims().unwrap());
+    let claims = Claims { user_id: 0, ..claims.clone() };
+    let request = Request { method: b"GET", target: b"/" };
+    let granted = explain(&rules, Epoch(1), to, &claims, request, &mut Scratch::new()).decision();
+    assert!(matches!(granted, Decision::Allow(Allowed::Privilege(..))));
     let summary = Summary {
         request: u64::MAX,
         connection: u64::MAX,
         method: &hostile,
         url: &hostile,
         elapsed: Duration::MAX,
-        decision: Some(Decision::Deny(Denial::Default)),
+        decision: Some(granted),
         epoch: Epoch(u64::MAX),
+        rules: rules.hostga.as_deref(),
         ..summary(&endless, Details::Denied)
     };
     let (mut audit, mut intent) = (Vec::new(), Vec::new());
@@ -158,6 +176,46 @@ fn a_line_is_bounded_whatever_the_caller_is_called_s53() {
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!((&value["id"], &value["userId"]), (&u64::MAX.into(), &u32::MAX.into()));
         assert!(!value["url"].as_str().unwrap().is_empty());
+        assert!(value["rule"]["identity"].as_str().unwrap().len() >= 12);
+    }
+}
+
+/// The audit line and the explanation are one value (design: audit log).
+#[test]
+fn the_rule_that_decided_is_named_last_and_as_the_explanation_has_it() {
+    let document = serde_json::json!({"defaultAccess": "deny", "mode": "audit", "id": "set-1", "rules": {
+        "privileges": [{"name": "inst", "path": "/metadata/instance"}, {"name": "locked", "path": "/locked"}],
+        "roles": [{"name": "reader", "privileges": ["inst"]}],
+        "identities": [{"name": "al", "userName": "alice"}],
+        "roleAssignments": [{"role": "reader", "identities": []}, {"role": "reader", "identities": ["al"]}]}});
+    let rules = Arc::new(Rules::compile(&serde_json::from_value::<Document>(document).unwrap()).0);
+    let rules = PerDestination { imds: Some(rules), ..PerDestination::default() };
+    let peer = peer(b"/usr/bin/curl");
+    for (url, end) in [
+        (
+            "/metadata/instance?api-version=2021-02-01",
+            r#""rule":{"set":"set-1","mode":"audit","privilege":"inst","role":"reader","assignment":1,"identity":"al"}}"#,
+        ),
+        ("/locked/x", r#""rule":{"set":"set-1","mode":"audit","privilege":"locked"}}"#),
+        ("/other", r#""rule":{"set":"set-1","mode":"audit"}}"#),
+    ] {
+        let request = Request { method: b"GET", target: url.as_bytes() };
+        let claims = peer.claims().unwrap();
+        let told = explain(&rules, Epoch(3), Destination::Imds.addr(), claims, request, &mut Scratch::new());
+        let summary = Summary {
+            url: url.as_bytes(),
+            decision: Some(told.decision()),
+            rules: rules.imds.as_deref(),
+            ..summary(&peer, Details::None)
+        };
+        let mut out = Vec::new();
+        write_audit(&mut out, &summary, Wall(0));
+        let line = String::from_utf8(out).unwrap();
+        assert!(line.ends_with(&format!(r#""time":"1970-01-01T00:00:00.000",{end}"#)), "{line}");
+        let (line, told): (serde_json::Value, _) = (serde_json::from_str(&line).unwrap(), serde_json::to_value(told).unwrap());
+        for member in ["decision", "reason", "epoch", "rule"] {
+            assert_eq!(line[member], told[member], "{member}");
+        }
     }
 }
 

@@ -160,6 +160,7 @@ fn records_come_through_the_log_as_json_whatever_callers_choose() {
         details: Details::UnsupportedMethod,
         decision: None,
         epoch: Epoch(1),
+        rules: None,
         forwarded: true,
         steps: Steps::default(),
     };

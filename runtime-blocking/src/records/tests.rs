@@ -40,6 +40,7 @@ fn forwarded(peer: &Peer, request: u64) -> Summary<'_> {
         details: Details::None,
         decision: Some(Decision::Allow(Allowed::Default)),
         epoch: Epoch(1),
+        rules: None,
         forwarded: true,
         steps: Steps::default(),
     }
