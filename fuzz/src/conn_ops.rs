@@ -122,7 +122,7 @@ impl World {
             11 => self.write(Side::Upstream, usize::from(argument) + 1),
             12 => self.pass(u64::from(argument) * 250_000_000),
             13 => self.policy = Arc::clone(&POLICIES[usize::from(argument) % POLICIES.len()]),
-            14 => self.end_of(if argument % 2 == 0 { Side::Client } else { Side::Upstream }, argument / 2),
+            14 => self.end_of(if argument.is_multiple_of(2) { Side::Client } else { Side::Upstream }, argument / 2),
             _ if argument < 8 => self.conn.handle_drain(),
             _ => self.write(Side::Client, usize::MAX),
         }

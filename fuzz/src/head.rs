@@ -32,7 +32,7 @@ fn request(raw: &[u8], step: usize) -> Verdict {
 fn response(raw: &[u8], step: usize) -> Verdict {
     let scan = |scan: &mut HeadScan, raw: &[u8]| scan.response(raw, &LIMITS);
     let Some(head) = in_steps(raw, step, scan)? else { return Ok(None) };
-    let response = ResponseHead::parse(head, raw.len() % 2 == 0, LIMITS.fields)?;
+    let response = ResponseHead::parse(head, raw.len().is_multiple_of(2), LIMITS.fields)?;
     assert!((100..600).contains(&response.status) && response.len == head.len());
     Ok(Some(format!("{response:?}")))
 }

@@ -4,12 +4,19 @@
 //! vectors, mutated by a fixed generator, on every CI run.
 #![forbid(unsafe_code)]
 
-pub mod canonical_path;
+pub mod canonical;
 pub mod chunked;
 pub mod conn_ops;
+pub mod documents;
 pub mod head;
+pub mod matcher;
+pub mod naive;
 pub mod replay_format;
-pub mod rules_json;
+
+use azure_proxy_agent_core::authz::{Decision, Denial};
+use azure_proxy_agent_core::identity::Claims;
+use azure_proxy_agent_core::replay::ClaimsSpec;
+use naive::{Outcome, Reason};
 
 /// Takes choices from the front of the input and runs dry quietly: every input is a valid one.
 #[derive(Debug)]
@@ -30,8 +37,34 @@ impl<'a> Choices<'a> {
         taken
     }
 
+    /// One of these.
+    pub fn of<'t, T>(&mut self, from: &'t [T]) -> &'t T {
+        &from[usize::from(self.byte()) % from.len()]
+    }
+
     /// Whether there is nothing left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// One of the callers that fixtures know by name.
+fn claims(name: &str) -> Claims {
+    Claims::clone(&ClaimsSpec::builtin(name).expect("a known name"))
+}
+
+/// A decision in the terms of [`naive`].
+fn outcome(decision: Decision) -> Outcome {
+    let reason = |denial| match denial {
+        Denial::Destination => panic!("only guarded endpoints were asked for"),
+        Denial::Elevation => Reason::Elevation,
+        Denial::Canonical(error) => Reason::Canonical(error.code()),
+        Denial::NotAssigned(_) | Denial::ConflictingValues(_) => Reason::Locked,
+        Denial::Default => Reason::Default,
+    };
+    match decision {
+        Decision::Allow(_) => Outcome::Allow,
+        Decision::Audit(denial) => Outcome::Audit(reason(denial)),
+        Decision::Deny(denial) => Outcome::Deny(reason(denial)),
     }
 }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use azure_proxy_agent_core::replay::XorShift;
-use azure_proxy_agent_fuzz::{canonical_path, chunked, conn_ops, head, replay_format, rules_json};
+use azure_proxy_agent_fuzz::{canonical, chunked, conn_ops, documents, head, matcher, replay_format};
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata")
@@ -19,7 +19,7 @@ fn files(directory: &Path, extension: &str) -> Vec<Vec<u8>> {
         for entry in fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()) {
             if entry.is_dir() {
                 folders.push(entry);
-            } else if entry.extension().is_some_and(|e| e == extension) {
+            } else if entry.extension().unwrap_or_default() == extension {
                 let bytes = fs::read(&entry).unwrap();
                 found.push((entry, bytes));
             }
@@ -28,6 +28,11 @@ fn files(directory: &Path, extension: &str) -> Vec<Vec<u8>> {
     found.sort();
     assert!(!found.is_empty(), "no *.{extension} in {}", directory.display());
     found.into_iter().map(|(_, bytes)| bytes).collect()
+}
+
+/// The inputs that reached something new when libFuzzer ran the target for hours, minimized.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target), "")
 }
 
 /// Runs a target on seeds and on mutations of them.
@@ -132,11 +137,13 @@ fn chunked_bodies() {
 }
 
 #[test]
-fn canonical_paths() {
+fn canonical_forms() {
     let mut seeds = strings("canonical_path.json");
     seeds.extend(strings("canonical_query.json"));
     seeds.extend(strings("canonical_authority.json"));
-    fuzz("canonical_path", &seeds, 60_000, canonical_path::run);
+    seeds.extend(strings("decisions.json"));
+    seeds.extend(corpus("canonical"));
+    fuzz("canonical", &seeds, 20_000, canonical::run);
 }
 
 #[test]
@@ -146,7 +153,16 @@ fn rule_documents() {
     let mut seeds = Vec::new();
     documents(&vectors, &mut seeds);
     assert!(seeds.len() > 3, "{} documents in the vectors", seeds.len());
-    fuzz("rules_json", &seeds, 20_000, rules_json::run);
+    seeds.extend(corpus("documents"));
+    fuzz("documents", &seeds, 10_000, documents::run);
+}
+
+#[test]
+fn matches() {
+    let mut random = XorShift::new(5);
+    let mut seeds: Vec<Vec<u8>> = (0..400).map(|n| (0..n).map(|_| random.next() as u8).collect()).collect();
+    seeds.extend(corpus("matcher"));
+    fuzz("matcher", &seeds, 20_000, matcher::run);
 }
 
 /// Every object that looks like a rule document.

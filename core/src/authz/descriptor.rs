@@ -26,9 +26,10 @@ impl<'a> Descriptor<'a> {
     #[must_use]
     pub fn parse(id: &'a str) -> Self {
         let id = id.trim();
-        // An array would also be read as the members' values.
-        let packed = base64(id.as_bytes()).filter(|json| json.trim_ascii_start().starts_with(b"{"));
-        match packed.and_then(|json| serde_json::from_slice::<Packed>(&json).ok()) {
+        // An array would also be read as the members' values, and invalid UTF-8 be passed over in members that nobody reads.
+        let packed = base64(id.as_bytes()).and_then(|json| String::from_utf8(json).ok());
+        let packed = packed.filter(|json| json.trim_ascii_start().starts_with('{'));
+        match packed.and_then(|json| serde_json::from_str::<Packed>(&json).ok()) {
             Some(packed) => Self { logical_id: packed.id.into(), use_local_file: packed.use_local_file_rules },
             None => Self { logical_id: id.into(), use_local_file: false },
         }
@@ -101,6 +102,8 @@ mod tests {
             ("dGVzdA==", Some("dGVzdA==-useLocalFileRules-false"), false),
             ("WyJhIix0cnVlXQ==", Some("WyJhIix0cnVlXQ==-useLocalFileRules-false"), false),
             ("eyJpZCI6MX0=", Some("eyJpZCI6MX0=-useLocalFileRules-false"), false),
+            // {"id":"a","\xff":1}: not UTF-8.
+            ("eyJpZCI6ImEiLCL/IjoxfQ==", Some("eyJpZCI6ImEiLCL/IjoxfQ==-useLocalFileRules-false"), false),
         ] {
             let descriptor = Descriptor::parse(raw);
             assert_eq!((descriptor.displayed_id().as_deref(), descriptor.use_local_file), (displayed, on), "{raw:?}");

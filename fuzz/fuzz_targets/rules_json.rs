@@ -1,2 +1,0 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| azure_proxy_agent_fuzz::rules_json::run(data));
