@@ -158,6 +158,8 @@ pub enum LocalQuery {
     },
     /// `/gpa-aggregated-status`, already authorized (PX-61).
     Status,
+    /// `/rules`, already authorized: the documents in force.
+    Rules,
 }
 
 /// The agent machine's answer: a JSON body for a 200, or nothing (500).

@@ -213,6 +213,7 @@ impl Agent {
                 }
                 serde_json::to_vec(&ProvisionAnswer { finished, error_message: &error_message }).ok()
             }
+            LocalQuery::Rules => serde_json::to_vec(&self.rules_in_force()).ok(),
             LocalQuery::Status => {
                 let effect = AgentEffect::Status { to: StatusReader::Query(id), draft: Box::new(self.status_draft()) };
                 return self.effects.push_back(effect);

@@ -32,6 +32,16 @@ struct Content<'a> {
     computed_rules: Destinations<'a, Rules>,
 }
 
+/// The answer to `/rules`: what requests are decided by now.
+#[derive(Serialize)]
+pub(super) struct InForce<'a> {
+    /// As in records.
+    epoch: u64,
+    /// Whether the agent knows what the host wants. Without that there are no documents, and requests wait.
+    settled: bool,
+    rules: Destinations<'a, Document>,
+}
+
 /// By the names of the status document; endpoints without document are left out.
 #[derive(Serialize)]
 struct Destinations<'a, T> {
@@ -54,6 +64,10 @@ impl Agent {
     pub(super) fn rules_published(&mut self, now: Now) {
         self.snapshots.due = true;
         self.write_snapshot(now);
+    }
+
+    pub(super) fn rules_in_force(&self) -> InForce<'_> {
+        InForce { epoch: self.policy.epoch.0, settled: self.policy.settled, rules: Destinations::of(&self.effective) }
     }
 
     /// Writes what is due; also what could not be written before.

@@ -132,6 +132,8 @@ impl ProxyConn {
         let blocked = traversal_guard(head.path.get(raw));
         let provision = is_exactly(url, b"/provision");
         let status = is_exactly(url, b"/gpa-aggregated-status");
+        // On the listener itself only: on a redirected connection it may be the host's.
+        let rules = matches!(self.peer, Peer::Direct { .. }) && is_exactly(url, b"/rules");
         let tick = head.tick.and_then(|t| core::str::from_utf8(t.get(raw)).ok()).and_then(|t| t.parse().ok()).unwrap_or(0);
         self.record.begin(cx.requests.next(), cx.now.mono, method, url);
         self.record.epoch = cx.policy.epoch;
@@ -163,8 +165,8 @@ impl ProxyConn {
                 RequestBody::Chunked => StreamBody::Chunked(Decoder::new(limit)),
             },
         };
-        if provision || status {
-            let forbidden = status && !self.peer.claims().is_some_and(crate::identity::Claims::is_elevated);
+        if provision || status || rules {
+            let forbidden = !provision && !self.peer.claims().is_some_and(crate::identity::Claims::is_elevated);
             let refused = match (head.metadata, forbidden) {
                 (false, _) => Some(Status::BAD_REQUEST),
                 (true, true) => Some(Status::FORBIDDEN),
@@ -173,8 +175,11 @@ impl ProxyConn {
             if let Some(status) = refused {
                 return self.reply(cx, &Reply::empty(status, true), version, answers_head, After::Linger);
             }
-            request.query =
-                Some(if provision { LocalQuery::Provision { tick, notify: head.notify } } else { LocalQuery::Status });
+            request.query = Some(match (provision, status) {
+                (true, _) => LocalQuery::Provision { tick, notify: head.notify },
+                (_, true) => LocalQuery::Status,
+                _ => LocalQuery::Rules,
+            });
             return self.collect(request);
         }
         if cx.policy.settled || !matches!(self.peer, Peer::Redirected { .. }) {

@@ -214,6 +214,7 @@ fn output(lines: &mut Lines<'_>, event: &str) -> Result<Output, String> {
         ["identify"] => Output::Identify,
         ["connect", to] => Output::Connect(parsed(to)?),
         ["ask", "status"] => Output::Ask(LocalQuery::Status),
+        ["ask", "rules"] => Output::Ask(LocalQuery::Rules),
         ["ask", "provision", tick, notify] => Output::Ask(LocalQuery::Provision {
             tick: parsed(tick.strip_prefix("tick=").ok_or("no tick")?)?,
             notify: parsed(notify.strip_prefix("notify=").ok_or("no notify")?)?,

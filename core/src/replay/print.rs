@@ -94,6 +94,7 @@ impl fmt::Display for Output {
             Self::Identify => f.write_str("identify\n"),
             Self::Connect(to) => writeln!(f, "connect {to}"),
             Self::Ask(LocalQuery::Status) => f.write_str("ask status\n"),
+            Self::Ask(LocalQuery::Rules) => f.write_str("ask rules\n"),
             Self::Ask(LocalQuery::Provision { tick, notify }) => writeln!(f, "ask provision tick={tick} notify={notify}"),
             Self::Intend(request) => writeln!(f, "intend request={request}"),
             Self::Report(report) => writeln!(f, "{report}"),

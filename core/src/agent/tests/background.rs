@@ -149,6 +149,11 @@ fn r150_r152_r153_a_snapshot_for_every_change_of_the_rules() {
     assert_eq!(states["imdsRuleId"], "eyJpZCI6InAiLCJ1c2VMb2NhbEZpbGVSdWxlcyI6dHJ1ZX0=");
     assert_eq!((&states["wireServerRuleId"], &states["hostGARuleId"]), (&"ws".into(), &"ws".into()));
 
+    // PX-63: what is in force is what was written.
+    let in_force: serde_json::Value = serde_json::from_str(&rig.ask(LocalQuery::Rules)).unwrap();
+    assert_eq!((&in_force["rules"], &in_force["settled"]), (&expected["inputRules"], &true.into()));
+    assert_eq!(in_force["epoch"], rig.policy.epoch.0);
+
     rig.secs(60);
     assert_eq!(rig.snapshots.len(), 1, "the same rules are not written again");
     rig.host.status = Ok((200, v2(Some(GUID), &rules.replace("allow", "deny"))));

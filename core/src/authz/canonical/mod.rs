@@ -8,11 +8,15 @@ mod authority;
 mod decode;
 mod path;
 pub(super) mod query;
+#[cfg(feature = "advise")]
+mod trace;
 
 #[cfg(test)]
 mod tests;
 
 pub(super) use query::component;
+#[cfg(feature = "advise")]
+pub use trace::{Step, trace};
 
 use crate::identity::Destination;
 use crate::sign::target::{Form, Target};
