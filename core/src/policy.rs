@@ -1,6 +1,6 @@
 //! The immutable snapshot that a request is decided by.
 
-use crate::authz::Rules;
+use crate::authz::{Rules, Shadow};
 use crate::identity::PerDestination;
 use crate::sign::Signer;
 use crate::time::HostClock;
@@ -20,6 +20,8 @@ pub struct Policy {
     pub epoch: Epoch,
     /// Compiled authorization documents; an endpoint without one is open to whoever passes the elevation gate (PX-68).
     pub rules: PerDestination<Option<Arc<Rules>>>,
+    /// What the older matcher is asked about, if differences to it are to be logged. Decides nothing.
+    pub shadow: Option<Arc<Shadow>>,
     /// Guid and key as one value; `None` while no key is latched: requests are then forwarded unsigned (W-68).
     pub signer: Option<Arc<Signer>>,
     /// Whether the agent knows what the host wants: a status was read and followed, to the key that it asks for. Nothing is redirected

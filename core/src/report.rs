@@ -144,6 +144,7 @@ pub fn write_foreign(out: &mut Vec<u8>, record: &KernelRecord, claims: &Arc<Clai
         elapsed: Duration::ZERO,
         details: Details::None,
         decision: None,
+        divergence: None,
         epoch: Epoch::default(),
         rules: None,
         forwarded: false,

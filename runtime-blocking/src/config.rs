@@ -8,6 +8,7 @@ pub(crate) mod suggest;
 #[cfg(test)]
 mod tests;
 
+pub use azure_proxy_agent_core::authz::CanonicalMode;
 use log::Level;
 use raw::{Document, Problem};
 use std::ffi::OsString;
@@ -70,18 +71,6 @@ pub struct Config {
     pub trace_requests: bool,
     /// `canonicalRequestMode` (FS-17). Canonical matching decides in every mode; it selects what is logged.
     pub canonical_mode: CanonicalMode,
-}
-
-/// Values of `canonicalRequestMode`. They change nothing about decisions; all but `Off` log differences to older matching.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CanonicalMode {
-    /// `off`, a missing member, or an unknown word.
-    #[default]
-    Off,
-    /// `shadow`.
-    Shadow,
-    /// `enforce`.
-    Enforce,
 }
 
 impl Config {
@@ -265,15 +254,10 @@ impl Warnings<'_> {
     /// case and blanks ignored; an unknown word counts as `off`.
     fn canonical_mode(&mut self, word: Option<&str>) -> CanonicalMode {
         let Some(word) = word else { return CanonicalMode::Off };
-        match word.trim().to_ascii_lowercase().as_str() {
-            "off" => CanonicalMode::Off,
-            "shadow" => CanonicalMode::Shadow,
-            "enforce" => CanonicalMode::Enforce,
-            _ => {
-                self.add("canonicalRequestMode", "is not one of off, shadow, enforce; off is used");
-                CanonicalMode::Off
-            }
-        }
+        CanonicalMode::parse(word).unwrap_or_else(|| {
+            self.add("canonicalRequestMode", "is not one of off, shadow, enforce; off is used");
+            CanonicalMode::Off
+        })
     }
 }
 

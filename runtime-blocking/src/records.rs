@@ -113,6 +113,7 @@ impl Records {
             return Written::Done;
         }
         if host.audit_log().is_none() {
+            tell_divergence(summary);
             inner.trace(now, summary, host);
             return Written::Done;
         }
@@ -125,6 +126,7 @@ impl Records {
             // It has no trace either, which would roll the connection log.
             return Written::Done;
         }
+        tell_divergence(summary);
         let first = inner.append(now, summary.request, host);
         inner.staging.settle(summary.connection);
         inner.trace(now, summary, host);
@@ -196,6 +198,13 @@ impl Records {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Not for refused requests that are too many for the audit log: these lines have the same readers to lose.
+fn tell_divergence(summary: &Summary<'_>) {
+    if let Some(line) = summary.divergence {
+        log::warn!(target: CONNECTION, "{line}");
     }
 }
 

@@ -137,6 +137,7 @@ impl Start {
             poll_interval: self.run.config.poll_interval,
             status_path: self.run.config.status_folder.join("status.json").display().to_string().into(),
             event_files: self.run.config.max_event_files,
+            canonical_mode: self.run.config.canonical_mode,
         };
         (config, Reload::new(self.run.config.clone(), self.log.clone()))
     }

@@ -33,7 +33,7 @@ pub use source::Source;
 pub use status::{StatusDraft, StatusReader};
 pub use summary::{Record, Summaries};
 
-use crate::authz::Document;
+use crate::authz::{CanonicalMode, Document};
 use crate::effect::{LocalQuery, LocalReply, RequestCounter};
 use crate::identity::PerDestination;
 use crate::keeper::wire::ChannelState;
@@ -64,6 +64,8 @@ pub struct AgentConfig {
     pub status_path: Box<str>,
     /// Most files of generic events, whoever wrote them (FS-09).
     pub event_files: u64,
+    /// Whether requests are logged that the older matcher would decide otherwise.
+    pub canonical_mode: CanonicalMode,
 }
 
 /// Randomness, drawn by the shell: identifiers of this process's calls start here, so that none repeats across restarts, and retries are

@@ -2,7 +2,7 @@
 
 use super::source::RULES;
 use super::{Agent, AgentEffect, Level};
-use crate::authz::{Descriptor, Document, Rules};
+use crate::authz::{Descriptor, Document, Rules, Shadow};
 use crate::identity::Destination;
 use crate::policy::Epoch;
 use crate::time::Now;
@@ -43,6 +43,7 @@ impl Agent {
             Some(Arc::new(rules))
         });
         self.policy.rules = rules;
+        self.policy.shadow = Shadow::new(self.config.canonical_mode, &self.effective).map(Arc::new);
         self.publish();
         self.rules_published(now);
     }

@@ -1,7 +1,7 @@
 //! The agent against a scripted host in memory. Every byte of every call passes through [`Exchange`].
 
 use super::*;
-use crate::authz::Mode;
+use crate::authz::{CanonicalMode, Mode};
 use crate::effect::{ConnectError, RecordKind, Recv};
 use crate::exchange::{Exchange, FetchError, HostRequest, HostResponse};
 use crate::identity::{Destination, TargetMode};
@@ -116,6 +116,7 @@ impl Rig {
             poll_interval: Duration::from_secs(15),
             status_path: "/var/log/azure-proxy-agent/status.json".into(),
             event_files: 30,
+            canonical_mode: CanonicalMode::Off,
         };
         Self {
             agent: Agent::new(config, IdSeed(1), Arc::default()),

@@ -11,6 +11,7 @@ mod document;
 mod explanation;
 mod export;
 mod guard;
+mod legacy;
 mod matcher;
 mod selector;
 
@@ -26,6 +27,7 @@ pub(crate) use explanation::Name;
 pub use explanation::{Explanation, Reason, explain};
 pub use export::{IdentityView, PrivilegeView};
 pub use guard::{raw_path, traversal_guard};
+pub use legacy::{CanonicalMode, Legacy, Shadow};
 
 use crate::identity::{Claims, Destination, PerDestination};
 use crate::sign;

@@ -35,7 +35,7 @@ impl Selectors {
     }
 
     /// Whether all selectors are equal to the caller's.
-    fn match_caller(&self, claims: &Claims) -> bool {
+    pub(super) fn match_caller(&self, claims: &Claims) -> bool {
         let text = |selector: &Option<Box<str>>, caller: Option<&[u8]>| match selector {
             Some(selector) => caller == Some(selector.as_bytes()),
             None => true,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 const DECISIONS: &str = include_str!("../../../testdata/vectors/decisions.json");
 
 /// The caller of a row.
-fn claims(identity: &Value) -> Claims {
+pub(super) fn claims(identity: &Value) -> Claims {
     let path = identity["processFullPath"].as_str().unwrap();
     let groups = identity["userGroups"].as_array().unwrap().iter().map(|g| g.as_str().unwrap().into());
     let claims = Claims {

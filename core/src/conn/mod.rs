@@ -409,6 +409,7 @@ impl ProxyConn {
                 (RecordKind::Normal, details) => details,
             },
             decision: r.decision,
+            divergence: r.divergence.as_deref(),
             epoch: r.epoch,
             rules: r.rules.as_deref(),
             forwarded: r.forwarded,

@@ -59,6 +59,8 @@ pub struct Summary<'a> {
     pub details: Details,
     /// What authorization said, if it was asked.
     pub decision: Option<Decision>,
+    /// What to log at level Warn, once, because the older matcher would have decided otherwise.
+    pub divergence: Option<&'a str>,
     /// The policy that decided.
     pub epoch: Epoch,
     /// The destination's document of that policy.
@@ -105,6 +107,7 @@ pub(super) struct Record {
     pub(super) status: Status,
     pub(super) details: Details,
     pub(super) decision: Option<Decision>,
+    pub(super) divergence: Option<Box<str>>,
     pub(super) epoch: Epoch,
     /// The document that decided; `None` between requests, so that an idle client does not keep an old one.
     pub(super) rules: Option<Arc<Rules>>,
@@ -130,7 +133,7 @@ impl Record {
         self.method = method.len();
         (self.request, self.started, self.ended) = (request, now, now);
         (self.status, self.details, self.decision, self.epoch) = (Status::OK, Details::None, None, Epoch::default());
-        (self.forwarded, self.rules) = (false, None);
+        (self.forwarded, self.rules, self.divergence) = (false, None, None);
         (self.decided, self.sent) = (None, None);
     }
 

@@ -222,8 +222,10 @@ impl ProxyConn {
         };
         let asked = authz::Request { method: self.record.method(), target: self.record.url() };
         let decision = authz::decide(&cx.policy.rules, to, claims, asked, &mut self.scratch);
+        let divergence = cx.policy.shadow.as_ref().and_then(|shadow| shadow.divergence(to, claims, asked, decision));
         (self.record.decision, self.record.decided) = (Some(decision), Some(cx.now.mono));
         self.record.rules = Destination::from_addr(to).and_then(|destination| cx.policy.rules.get(destination).clone());
+        self.record.divergence = divergence;
         match decision {
             Decision::Allow(_) => {}
             Decision::Audit(_) => self.report(cx.now.mono, RecordKind::Failed),

@@ -94,7 +94,7 @@ impl PolicySpec {
             hostga: compile(read.rules.hostga),
         };
         let (epoch, settled) = (Epoch(read.epoch.unwrap_or(number)), read.settled.unwrap_or(true));
-        let policy = Policy { epoch, rules, signer, settled, host_clock };
+        let policy = Policy { epoch, rules, signer, settled, host_clock, ..Policy::default() };
         Ok(Self { name: name.into(), text: json.into(), policy: Arc::new(policy) })
     }
 }

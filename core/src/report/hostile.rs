@@ -84,6 +84,7 @@ fn records_are_one_line_of_json_whatever_callers_choose_px81_to_px96_px114_sec_f
             elapsed: Duration::ZERO,
             details,
             decision: None,
+            divergence: None,
             epoch: Epoch(3),
             rules: None,
             forwarded: false,

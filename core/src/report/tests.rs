@@ -37,6 +37,7 @@ pub(super) fn summary<'a>(peer: &'a Peer, details: Details) -> Summary<'a> {
         elapsed: Duration::from_micros(7_900),
         details,
         decision: Some(Decision::Allow(Allowed::NoDocument)),
+        divergence: None,
         epoch: Epoch(3),
         rules: None,
         forwarded: true,

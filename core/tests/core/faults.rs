@@ -10,6 +10,7 @@ use azure_proxy_agent_core::agent::{
     Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, AgentTimer, EventsWritten, IdSeed, QueryId, StateFile, StoreError,
     StoredKey, Summaries,
 };
+use azure_proxy_agent_core::authz::CanonicalMode;
 use azure_proxy_agent_core::effect::{LocalQuery, LocalReply};
 use azure_proxy_agent_core::identity::{PerDestination, TargetMode};
 use azure_proxy_agent_core::replay::XorShift;
@@ -115,8 +116,13 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = XorShift::new(seed);
         let interval = Duration::from_secs([1, 15, 15, 60][random.below(4) as usize]);
-        let config =
-            AgentConfig { version: "1".into(), poll_interval: interval, event_files: 10, status_path: "/status.json".into() };
+        let config = AgentConfig {
+            version: "1".into(),
+            poll_interval: interval,
+            event_files: 10,
+            status_path: "/status.json".into(),
+            canonical_mode: CanonicalMode::Off,
+        };
         Self {
             seed,
             agent: Agent::new(config, IdSeed(random.next()), Arc::default()),

@@ -11,6 +11,7 @@ mod rules;
 use azure_proxy_agent_core::agent::{
     Agent, AgentAnswer, AgentConfig, AgentEffect, AgentEvent, AgentTimer, IdSeed, StateFile, StoreError, StoredKey,
 };
+use azure_proxy_agent_core::authz::CanonicalMode;
 use azure_proxy_agent_core::durable::{FolderStep, MAKE_FOLDER, REPLACE, ReplaceStep};
 use azure_proxy_agent_core::exchange::{HostRequest, HostResponse};
 use azure_proxy_agent_core::time::{Mono, Now, Wall};
@@ -82,8 +83,13 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     fn new(disk: Disk, host: Host, order: &'a Order) -> Self {
-        let config =
-            AgentConfig { version: "1".into(), poll_interval: Duration::from_secs(15), status_path: "/s".into(), event_files: 0 };
+        let config = AgentConfig {
+            version: "1".into(),
+            poll_interval: Duration::from_secs(15),
+            status_path: "/s".into(),
+            event_files: 0,
+            canonical_mode: CanonicalMode::Off,
+        };
         let now = Now { mono: Mono(1), wall: Wall(1_767_687_330_000_000_000) };
         Self {
             agent: Agent::new(config, IdSeed(1), Arc::default()),

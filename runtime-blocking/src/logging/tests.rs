@@ -159,6 +159,7 @@ fn records_come_through_the_log_as_json_whatever_callers_choose() {
         elapsed: std::time::Duration::ZERO,
         details: Details::UnsupportedMethod,
         decision: None,
+        divergence: None,
         epoch: Epoch(1),
         rules: None,
         forwarded: true,

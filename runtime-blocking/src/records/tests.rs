@@ -39,6 +39,7 @@ fn forwarded(peer: &Peer, request: u64) -> Summary<'_> {
         elapsed: Duration::ZERO,
         details: Details::None,
         decision: Some(Decision::Allow(Allowed::Default)),
+        divergence: None,
         epoch: Epoch(1),
         rules: None,
         forwarded: true,

@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 
-use sandbox::AgentOptions;
+use sandbox::{AgentOptions, HostOptions};
 use serde_json::{Value, json};
 use support::wire::{Caller, IMDS, WIRESERVER};
 use support::{Runtime, World, on_both_runtimes};
@@ -18,6 +18,7 @@ on_both_runtimes!(
     hostile_documents_change_nothing,
     rules_that_change_between_two_requests,
     a_key_file_with_another_key_is_not_used,
+    differences_to_older_matching_are_logged_when_asked_for,
 );
 
 /// What the rules of these tests deny for sure, to see that they are in force.
@@ -201,4 +202,33 @@ fn a_key_file_with_another_key_is_not_used(runtime: Runtime) {
     assert!(world.seen_by_target("/secure-channel/key") > asked, "a new one was asked for");
     let answer = caller.ask(IMDS, get(ALLOWED));
     assert_eq!((answer.status, answer.is_marked()), (200, true), "and the host takes its signature");
+}
+
+/// R-73, R-74
+fn differences_to_older_matching_are_logged_when_asked_for(runtime: Runtime) {
+    let lines = |world: &World| {
+        let text = world.sandbox.log("ProxyAgent.Connection.log").unwrap_or_default();
+        text.lines().filter_map(|line| line.split_once("CANON_DIVERGENCE ")).map(|(_, line)| line.to_owned()).collect::<Vec<_>>()
+    };
+    let probe = |world: &World| {
+        set(world, json!({"imds": only("nobody", &instance())}));
+        let nobody = Caller::nobody(&world.sandbox);
+        assert_eq!(nobody.ask(IMDS, get(ALLOWED)).status, 200);
+        assert_eq!(nobody.ask(IMDS, get("/metadata/instance-evil?a=b")).status, 403, "it changes no decision");
+        assert_eq!(nobody.ask(IMDS, get("/metadata/instance%3Fx")).status, 403);
+        assert_eq!(nobody.ask(IMDS, get(DENIED)).status, 403, "both agree");
+        world.audit_for(DENIED);
+    };
+    let world = World::with(runtime, HostOptions::default(), |options| options.config("canonicalRequestMode", "Shadow"));
+    probe(&world);
+    let expected = [
+        r#"mode=shadow rule_set=only\u{20}\"nobody\"-useLocalFileRules-false legacy=allow canon=deny uri="/metadata/instance-evil?a=b""#,
+        r#"mode=shadow rule_set=only\u{20}\"nobody\"-useLocalFileRules-false legacy=allow canon=error:CANON_EMBQ uri="/metadata/instance%3Fx""#,
+    ];
+    world.wait("both lines are in the connection log", || (lines(&world).len() >= 2).then_some(()));
+    assert_eq!(lines(&world), expected);
+    drop(world);
+    let world = World::start(runtime);
+    probe(&world);
+    assert_eq!(lines(&world), [""; 0], "silent unless asked for");
 }
