@@ -13,6 +13,7 @@
 mod faults;
 mod powercut;
 mod replay;
+mod rules;
 mod sim;
 mod smuggling;
 mod split;
