@@ -20,6 +20,18 @@ pub(crate) fn append_pretty(out: &mut Vec<u8>, value: &impl Serialize) -> Result
     finish(out, before, written)
 }
 
+/// The same in another layout.
+#[cfg(feature = "advise")]
+pub(crate) fn append_with(
+    out: &mut Vec<u8>,
+    value: &impl Serialize,
+    layout: impl serde_json::ser::Formatter,
+) -> Result<(), serde_json::Error> {
+    let before = out.len();
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, layout));
+    finish(out, before, written)
+}
+
 /// An object member by member, for lines that are written for every request: the same bytes as [`append`] makes, in a quarter of the
 /// time, because nearly everything needs no escape.
 pub(crate) struct Object<'a>(&'a mut Vec<u8>);

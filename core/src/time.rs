@@ -112,6 +112,33 @@ impl Wall {
         Stamp(self)
     }
 
+    /// Reads the format of [`Wall::stamp`], also as people shorten it: without milliseconds, seconds or the whole time of day, with a
+    /// blank for the `T`, with a final `Z`. UTC.
+    #[must_use]
+    pub fn parse_stamp(text: &str) -> Option<Self> {
+        let text = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+        let (date, clock) = text.split_once(['T', 't', ' ']).unwrap_or((text, "00:00"));
+        let (clock, millis) = clock.split_once('.').unwrap_or((clock, "0"));
+        let number = |digits: &str, lengths: core::ops::RangeInclusive<usize>| -> Option<u64> {
+            let plain = lengths.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+            digits.parse().ok().filter(|_| plain)
+        };
+        let mut date = date.splitn(3, '-');
+        let year = number(date.next()?, 4..=4)?;
+        let (month, day) = (number(date.next()?, 2..=2)?, number(date.next()?, 2..=2)?);
+        let mut clock = clock.splitn(3, ':');
+        let (hour, minute) = (number(clock.next()?, 2..=2)?, number(clock.next()?, 2..=2)?);
+        let second = number(clock.next().unwrap_or("00"), 2..=2)?;
+        let fraction = number(millis, 1..=9)? * 10u64.pow(9 - u32::try_from(millis.len()).ok()?);
+        if year < 1970 || !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 60 {
+            return None;
+        }
+        let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second.min(59);
+        let wall = Self(seconds.checked_mul(1_000_000_000)?.checked_add(fraction)?);
+        // The day must exist in its month.
+        (wall.civil().day == day).then_some(wall)
+    }
+
     /// What tells files of one kind apart and sorts them by age: `YYYY-MM-DDTHH.MM.SS.mmm-<nanoseconds>` (FS-62, R-150).
     #[must_use]
     pub fn file_stamp(self) -> String {
@@ -308,6 +335,37 @@ mod tests {
     #[test]
     fn stamp_is_the_format_of_fs41() {
         assert_eq!(Wall(JAN_6 * 1_000_000_000 + 412_999_999).stamp().to_string(), "2026-01-06T08:15:30.412");
+    }
+
+    #[test]
+    fn fs41_a_stamp_reads_back_also_shortened() {
+        for day in 0..36_525u64 {
+            let wall = Wall((day * 86_400 + day % 86_400) * 1_000_000_000 + 7_000_000);
+            assert_eq!(Wall::parse_stamp(&wall.stamp().to_string()), Some(wall), "day {day}");
+        }
+        let at = |seconds| Some(Wall(seconds * 1_000_000_000));
+        for text in ["2026-01-06T08:15:30", "2026-01-06 08:15:30Z", "2026-01-06t08:15:30.000000000z"] {
+            assert_eq!(Wall::parse_stamp(text), at(JAN_6), "{text}");
+        }
+        assert_eq!(Wall::parse_stamp("2026-01-06T08:15"), at(JAN_6 - 30));
+        assert_eq!(Wall::parse_stamp("2026-01-06"), at(JAN_6 / 86_400 * 86_400));
+        for bad in [
+            "",
+            "2026",
+            "2026-1-6",
+            "2026-02-30",
+            "2026-13-01",
+            "1969-12-31",
+            "2026-01-06T24:00",
+            "2026-01-06T",
+            "x",
+            "2026-01-06T08:15:30.",
+            "2026-01-06T+8:15",
+            "2026-01-06T08:15:30+01:00",
+            "9999999999-01-01",
+        ] {
+            assert_eq!(Wall::parse_stamp(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ mod args;
 mod audit;
 mod detach;
 #[cfg(feature = "tools")]
+#[allow(dead_code, reason = "not every tool is there yet")]
+mod recorded;
+#[cfg(feature = "tools")]
 mod rules;
 #[cfg(feature = "tools")]
 #[allow(dead_code, reason = "not every tool is there yet")]

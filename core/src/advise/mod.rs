@@ -4,3 +4,7 @@
 //! Pure, like all of core, and made of [`authz`](crate::authz): the same compilation, canonical form and decision that the daemon
 //! uses, never a second one. The daemon's decisions use nothing of this; the shells of the tools (`azure-proxy-agent rules …`,
 //! `azure-proxy-agent audit …`) read files, ask here, and print. The feature `advise` leaves it out of what cannot need it.
+
+pub mod layout;
+pub mod learn;
+pub mod recording;

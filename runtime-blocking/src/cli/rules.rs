@@ -1,9 +1,11 @@
 //! `rules …`: what an owner asks about rule documents. One file per subcommand; what they know is in core's `advise`.
 
+mod learn;
+
 use super::tool::{Family, Tool};
 
 /// In the order of the help text.
-const TOOLS: &[&Tool] = &[];
+const TOOLS: &[&Tool] = &[&learn::TOOL];
 
 pub(super) const FAMILY: Family =
     Family { word: "rules", about: "checks, explains and tests authorization rules", tools: TOOLS, alone: None };

@@ -342,5 +342,15 @@ fn is_rolled(name: &str, log: &str) -> bool {
         .is_some_and(Wall::is_file_stamp)
 }
 
+/// Names of the rolled files of a log, from old to new. A folder that cannot be read has none.
+#[must_use]
+pub fn rolled_files(folder: &Path, log: &str) -> Vec<String> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut rolled: Vec<String> =
+        names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_rolled(name, log)).collect();
+    rolled.sort_unstable();
+    rolled
+}
+
 #[cfg(test)]
 mod tests;
