@@ -14,7 +14,7 @@ TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
 # The update process (docs/releasing.md) is a Python package beside the packaging that it is about; only the standard library.
 SRU = PYTHONPATH=debian python3 -B -m sru
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz changelog release sru-test sru-attest sru-report ci clean root
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release sru-test sru-attest sru-report ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,11 @@ doc: ## The API documentation: target/doc
 fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 	@.ci/install build fuzz
 	fuzz/run $(TIME)
+
+pool-test: ## The pool (update control for fleets): format, clippy, tests
+	$(CARGO) fmt --all --check --manifest-path pool/Cargo.toml
+	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
+	$(CARGO) test --locked --manifest-path pool/Cargo.toml
 
 changelog: ## Every change in CHANGELOG.md names the tests that cover it
 	@$(SRU) gate
