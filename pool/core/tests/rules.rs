@@ -3,6 +3,8 @@
 //! An agent is `name version[ word…]` with the words `busy`, `offline`, `failed` (its update to the newest release), `overdue`, `to=V` (asked
 //! to update to V), `under-way=V`, and `key=value` for what it says of itself. A job is `task[@version]…`, `+feature…` and `?demand…`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use pool_core::agent::{Agent, AgentId, Step, Update};
 use pool_core::catalog::{Feature, Release, Requirement, Source};
 use pool_core::decide::{Decision, Needs, decide};
