@@ -3,6 +3,9 @@ CARGO ?= cargo
 AGENT ?= smol
 TIME ?= 0
 BENCH ?=
+DESTDIR ?=
+PREFIX ?= /usr
+ARCH ?=
 
 # The players of fixtures are features that no daemon has.
 TEST_FEATURES = azure-proxy-agent-core/replay,runtime-blocking/replay,runtime-smol/replay
@@ -14,7 +17,7 @@ TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
 # The update process (docs/releasing.md) is a Python package beside the packaging that it is about; only the standard library.
 SRU = PYTHONPATH=debian python3 -B -m sru
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release sru-test sru-attest sru-report ci clean root
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release sru-test sru-attest sru-report deb install ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +69,13 @@ pool-test: ## The pool (update control for fleets): format, clippy, tests
 	$(CARGO) fmt --all --check --manifest-path pool/Cargo.toml
 	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
 	$(CARGO) test --locked --manifest-path pool/Cargo.toml
+
+deb: ## Debian packages from the last commit: target/deb; ARCH=arm64 for the other architecture
+	@.ci/install build deb
+	DEB_BUILD_OPTIONS="$${DEB_BUILD_OPTIONS-nocheck}" debian/build $(ARCH)
+
+install: ## What make build made, under DESTDIR=; AGENT=minimal for the other daemon; starts nothing
+	debian/stage $(AGENT) "$${CARGO_TARGET_DIR:-target}/release" "$(DESTDIR)/" $(PREFIX)
 
 changelog: ## Every change in CHANGELOG.md names the tests that cover it
 	@$(SRU) gate
