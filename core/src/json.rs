@@ -163,7 +163,7 @@ fn escaped(rest: &[u8]) -> Option<(usize, u16)> {
 }
 
 /// Outside of strings JSON has none of these characters, so they are replaced wherever they are.
-fn escape(out: &mut Vec<u8>, from: usize) {
+pub(crate) fn escape(out: &mut Vec<u8>, from: usize) {
     let text = out.get(from..).unwrap_or_default();
     // Nearly all lines are ASCII: one quick look is enough for them.
     let Some(suspect) = text.iter().position(|byte| *byte >= 0x7f) else { return };

@@ -8,3 +8,4 @@
 pub mod layout;
 pub mod learn;
 pub mod recording;
+pub mod view;

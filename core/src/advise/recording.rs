@@ -461,8 +461,8 @@ impl Reader {
         Self { file: file.into(), line: 0, rest: Vec::new(), overlong: false }
     }
 
-    /// Takes the next bytes of the file; `take` gets every line that ends in them.
-    pub fn feed(&mut self, mut bytes: &[u8], mut take: impl FnMut(Entry)) {
+    /// Takes the next bytes of the file; `take` gets every line that ends in them, and its text.
+    pub fn feed(&mut self, mut bytes: &[u8], mut take: impl FnMut(Entry, &[u8])) {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             let (head, tail) = bytes.split_at(end);
             self.push(head);
@@ -473,7 +473,7 @@ impl Reader {
     }
 
     /// The file has no more bytes.
-    pub fn finish(&mut self, mut take: impl FnMut(Entry)) {
+    pub fn finish(&mut self, mut take: impl FnMut(Entry, &[u8])) {
         self.end(false, &mut take);
     }
 
@@ -486,15 +486,18 @@ impl Reader {
         }
     }
 
-    fn end(&mut self, complete: bool, take: &mut impl FnMut(Entry)) {
+    fn end(&mut self, complete: bool, take: &mut impl FnMut(Entry, &[u8])) {
         let overlong = std::mem::take(&mut self.overlong);
         let blank = !overlong && self.rest.iter().all(u8::is_ascii_whitespace);
         self.line += u64::from(complete || !blank);
         let place = Place { file: Arc::clone(&self.file), line: self.line };
         if overlong {
-            take(Entry::Problem(Problem { place, what: format!("longer than {MAX_LINE} bytes: not a line of an audit log") }));
+            take(
+                Entry::Problem(Problem { place, what: format!("longer than {MAX_LINE} bytes: not a line of an audit log") }),
+                b"",
+            );
         } else if !blank {
-            take(Entry::read(place, &self.rest, complete));
+            take(Entry::read(place, &self.rest, complete), &self.rest);
         }
         self.rest.clear();
     }

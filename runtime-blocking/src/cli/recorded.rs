@@ -21,7 +21,7 @@ pub(super) fn read<'a>(files: impl IntoIterator<Item = &'a OsStr>) -> Result<Rec
     let mut recording = Recording::new();
     for file in files {
         let name = file.display();
-        let entry = |entry| recording.take(entry);
+        let entry = |entry, _: &[u8]| recording.take(entry);
         let result = match file.as_encoded_bytes() {
             b"-" => copy(&mut io::stdin().lock(), &mut Reader::new("-"), entry),
             _ => File::open(file).and_then(|mut open| copy(&mut open, &mut Reader::new(&name.to_string()), entry)),
@@ -35,7 +35,7 @@ pub(super) fn read<'a>(files: impl IntoIterator<Item = &'a OsStr>) -> Result<Rec
 }
 
 /// Reads one file to its end.
-pub(super) fn copy(from: &mut dyn Read, reader: &mut Reader, mut entry: impl FnMut(Entry)) -> io::Result<()> {
+pub(super) fn copy(from: &mut dyn Read, reader: &mut Reader, mut entry: impl FnMut(Entry, &[u8])) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match from.read(&mut buffer) {

@@ -123,6 +123,11 @@ type Rules = BTreeMap<(Who, What), Vec<Ask>>;
 /// More different paths than this in one place are one rule for all of them.
 const SIBLINGS: usize = 4;
 
+/// A path as recorded, with `*` for what a machine made up.
+pub(super) fn lasting_path(path: &str) -> String {
+    path.split('/').map(|segment| if endpoints::is_volatile(segment) { "*" } else { segment }).collect::<Vec<_>>().join("/")
+}
+
 /// Learns from the requests of a recording.
 #[must_use]
 pub fn learn(requests: &[Recorded], options: &Options) -> Lesson {

@@ -26,7 +26,7 @@ fn line((user_id, user, program, command): Caller, (ip, port): (&str, u16), url:
 
 fn read(lines: &[String]) -> Vec<Recorded> {
     let (mut recording, mut reader) = (Recording::new(), Reader::new("log"));
-    reader.feed((lines.join("\n") + "\n").as_bytes(), |entry| recording.take(entry));
+    reader.feed((lines.join("\n") + "\n").as_bytes(), |entry, _| recording.take(entry));
     assert_eq!(recording.problems, []);
     recording.requests
 }

@@ -18,9 +18,9 @@ fn read(text: &str) -> Recording {
     let mut reader = Reader::new("a");
     // However it is cut.
     for piece in text.as_bytes().chunks(7) {
-        reader.feed(piece, |entry| recording.take(entry));
+        reader.feed(piece, |entry, _| recording.take(entry));
     }
-    reader.finish(|entry| recording.take(entry));
+    reader.finish(|entry, _| recording.take(entry));
     recording
 }
 
@@ -95,10 +95,10 @@ fn a_line_that_is_none_takes_no_memory() {
     let mut recording = Recording::new();
     let mut reader = Reader::new("zeros");
     for _ in 0..64 {
-        reader.feed(&[0; 65536], |entry| recording.take(entry));
+        reader.feed(&[0; 65536], |entry, _| recording.take(entry));
         assert!(reader.rest.len() <= MAX_LINE);
     }
-    reader.feed(b"\n{\"lost\":1}\n", |entry| recording.take(entry));
+    reader.feed(b"\n{\"lost\":1}\n", |entry, _| recording.take(entry));
     assert!(recording.problems[0].to_string().starts_with("zeros:1: longer than"), "{:?}", recording.problems);
     assert_eq!(recording.tally.lost, 1);
 }
