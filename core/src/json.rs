@@ -2,6 +2,8 @@
 //! text: DEL, the control characters U+0080 to U+009F (one of them begins a terminal's command), the separators U+2028 and U+2029.
 //! Here they are escaped like the others (PX-114, SEC-F2).
 
+pub(crate) mod place;
+
 use serde::Serialize;
 use std::fmt;
 use std::io::Write as _;

@@ -12,12 +12,14 @@ mod explanation;
 mod export;
 mod guard;
 mod legacy;
+pub mod local;
 mod matcher;
 mod selector;
 
 #[cfg(test)]
 mod tests;
 
+pub use crate::json::place::Place;
 pub use canonical::{CanonError, Scratch};
 pub use compile::{Finding, Mode, Part, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
@@ -28,6 +30,7 @@ pub use explanation::{Explanation, Reason, explain};
 pub use export::{IdentityView, PrivilegeView};
 pub use guard::{raw_path, traversal_guard};
 pub use legacy::{CanonicalMode, Legacy, Shadow};
+pub use local::{LocalError, LocalRules};
 
 use crate::identity::{Claims, Destination, PerDestination};
 use crate::sign;
