@@ -96,6 +96,15 @@ impl<T> PerDestination<T> {
         }
     }
 
+    /// The same, to be changed.
+    pub const fn get_mut(&mut self, destination: Destination) -> &mut T {
+        match destination {
+            Destination::Imds => &mut self.imds,
+            Destination::WireServer => &mut self.wireserver,
+            Destination::HostGaPlugin => &mut self.hostga,
+        }
+    }
+
     /// The same with `f` applied to each.
     pub fn map<U>(self, mut f: impl FnMut(Destination, T) -> U) -> PerDestination<U> {
         PerDestination {

@@ -136,6 +136,7 @@ impl Start {
             version: cli::VERSION.into(),
             poll_interval: self.run.config.poll_interval,
             status_path: self.run.config.status_folder.join("status.json").display().to_string().into(),
+            rules_folder: self.run.config.rules_folder().display().to_string().into(),
             event_files: self.run.config.max_event_files,
             canonical_mode: self.run.config.canonical_mode,
         };

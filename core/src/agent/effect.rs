@@ -1,10 +1,11 @@
 //! The agent machine's side of the seam: what it may be told and what it may ask for.
 
+use super::rule_files::LookId;
 use super::source::Source;
 use super::status::{StatusDraft, StatusReader};
 use crate::effect::LocalReply;
 use crate::exchange::{FetchError, HostRequest, HostResponse};
-use crate::identity::{PerDestination, TargetMode};
+use crate::identity::{Destination, PerDestination, TargetMode};
 use crate::keeper::{FetchId, StoreError, StoreId, StoredKey};
 use crate::policy::Policy;
 use crate::sign::KeyGuid;
@@ -43,6 +44,15 @@ pub enum AgentEffect {
         id: StoreId,
         /// What to write.
         key: StoredKey,
+    },
+    /// Look at a local rule file in the rules directory; answered by [`AgentAnswer::RulesSeen`].
+    ReadRules {
+        /// Names the look.
+        id: LookId,
+        /// Whose rules.
+        of: Destination,
+        /// The file's name.
+        name: &'static str,
     },
     /// Replace a file as a whole (FS-29); answered by [`AgentAnswer::Written`].
     WriteState {
@@ -137,6 +147,15 @@ pub enum AgentAnswer {
         /// Whether the file is there now, whatever happens to the machine.
         result: Result<(), StoreError>,
     },
+    /// To [`AgentEffect::ReadRules`].
+    RulesSeen {
+        /// Which look it was.
+        id: LookId,
+        /// Whose rules.
+        of: Destination,
+        /// What is there.
+        found: RuleFile,
+    },
     /// To [`AgentEffect::WriteState`]; the error is a text for people.
     Written {
         /// Which.
@@ -152,6 +171,50 @@ pub enum AgentAnswer {
     Memory(u64),
     /// To [`AgentEffect::Redirect`]; the error is a text for people.
     Redirected(Result<(), String>),
+}
+
+/// What there is where a local rule file should be (rules.md section 4.2). Reasons are texts for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleFile {
+    /// Nothing, or not even a directory for it.
+    Missing,
+    /// That cannot be told.
+    Unknown(String),
+    /// Something that must not be read, or cannot be.
+    Unreadable {
+        /// What it looks like from outside.
+        stamp: FileStamp,
+        /// Why.
+        reason: String,
+    },
+    /// A file that became another one while it was read.
+    Changing {
+        /// What it looks like now.
+        stamp: FileStamp,
+    },
+    /// A file that was the same before and after it was read, as a whole, at most
+    /// [`LocalRules::MAX_BYTES`](crate::authz::LocalRules::MAX_BYTES).
+    Read {
+        /// What it looks like from outside.
+        stamp: FileStamp,
+        /// Its content.
+        bytes: Bytes,
+    },
+}
+
+/// What tells that a file is another one, or another content, than before (R-117, S-61).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileStamp {
+    /// When its content was changed, as it says: seconds and nanoseconds.
+    pub modified: (i64, u64),
+    /// When anything about it was changed, which cannot be set by hand.
+    pub changed: (i64, u64),
+    /// Bytes.
+    pub size: u64,
+    /// Its number on its device.
+    pub inode: u64,
+    /// Number of its device.
+    pub device: u64,
 }
 
 /// What became of the events that waited.
@@ -184,6 +247,8 @@ pub enum AgentEvent {
     RedirectorReady,
     /// They are not, and why (S-05). May be followed by `RedirectorReady` later.
     RedirectorFailed(String),
+    /// Something has changed in the directory of the local rule files.
+    RulesChanged,
     /// A log file can no longer be written, and why, or (`None`) all of them are written again.
     Logs(Option<String>),
     /// The configuration was read anew: ask the host at once, and from now on this often (FS-08).
@@ -243,4 +308,6 @@ pub enum AgentTimer {
     Status,
     /// When to say again that the agent lives (S-03).
     Heartbeat,
+    /// When to look at a local rule file again.
+    Rules,
 }

@@ -21,13 +21,18 @@ mod effect;
 mod provision;
 mod publish;
 mod redirect;
+mod rule_files;
 mod snapshot;
 mod source;
 mod status;
 mod summary;
 
 pub use crate::keeper::{BadKey, FetchId, StoreError, StoreId, StoredKey};
-pub use effect::{AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, EventsWritten, Level, QueryId, StateFile};
+pub use effect::{
+    AgentAnswer, AgentDeadline, AgentEffect, AgentEvent, AgentTimer, EventsWritten, FileStamp, Level, QueryId, RuleFile,
+    StateFile,
+};
+pub use rule_files::LookId;
 pub use snapshot::surplus_snapshots;
 pub use source::Source;
 pub use status::{StatusDraft, StatusReader};
@@ -44,6 +49,7 @@ use background::Background;
 use core::time::Duration;
 use provision::{Flag, Provision};
 use redirect::Redirector;
+use rule_files::RuleFiles;
 use snapshot::Snapshots;
 use source::{AGENT, KEY_KEEPER, LISTENER, REDIRECTOR};
 use status::{Module, ModuleState, ProvisionAnswer};
@@ -62,6 +68,8 @@ pub struct AgentConfig {
     pub poll_interval: Duration,
     /// Where the status document is written (FS-28, FS-40): its message says so (FS-44).
     pub status_path: Box<str>,
+    /// Where local rule files are: what is said about them says so.
+    pub rules_folder: Box<str>,
     /// Most files of generic events, whoever wrote them (FS-09).
     pub event_files: u64,
     /// Whether requests are logged that the older matcher would decide otherwise.
@@ -81,14 +89,18 @@ pub struct Agent {
     started: Mono,
     provision: Provision,
     redirector: Redirector,
+    /// An iteration of the keeper has ended, and what it brought is not in force yet.
+    ended: bool,
     listener: Module,
     /// As the host sent them.
     documents: PerDestination<Option<Arc<Document>>>,
     /// What `policy.rules` was compiled from.
     effective: PerDestination<Option<Arc<Document>>>,
+    /// The owner's part of it.
+    rule_files: RuleFiles,
     snapshots: Snapshots,
-    /// What is wrong with `documents`, for the key module's message (R-12, S-23).
-    remarks: Vec<String>,
+    /// What is wrong with `effective`, for the key module's message (R-12, S-23, S-25).
+    remarks: PerDestination<Vec<String>>,
     policy: Policy,
     background: Background,
     /// The background tasks are to start at this time at the latest.
@@ -110,11 +122,13 @@ impl Agent {
             started: Mono::default(),
             provision: Provision::default(),
             redirector: Redirector::default(),
+            ended: false,
             listener: Module::default(),
             documents: PerDestination::default(),
             effective: PerDestination::default(),
+            rule_files: RuleFiles::default(),
             snapshots: Snapshots::default(),
-            remarks: Vec::new(),
+            remarks: PerDestination::default(),
             policy: Policy::default(),
             background: Background::default(),
             background_due: None,
@@ -142,6 +156,10 @@ impl Agent {
             AgentAnswer::Fetched { id, result } => self.keeper.handle_fetched(now, id, result),
             AgentAnswer::KeyLoaded { id, result } => self.keeper.handle_loaded(now, id, result),
             AgentAnswer::KeyStored { id, result } => self.keeper.handle_stored(now, id, result),
+            AgentAnswer::RulesSeen { id, of, found } => {
+                self.file_seen(now, of, id, found);
+                self.take_documents(now);
+            }
             AgentAnswer::Written { file, result } => self.written(now, file, result),
             AgentAnswer::SnapshotWritten(result) => self.snapshot_written(now, result),
             AgentAnswer::EventsWritten(result) => self.events_written(now, result),
@@ -193,6 +211,7 @@ impl Agent {
                 self.config.poll_interval = poll_interval;
                 self.keeper.handle_interval(now, poll_interval.max(Duration::from_secs(1)));
             }
+            AgentEvent::RulesChanged => self.files_changed(now),
             AgentEvent::Logs(problem) => self.logs_changed(problem),
             AgentEvent::Drain => {
                 self.keeper.handle_drain();
@@ -227,6 +246,9 @@ impl Agent {
 
     /// A deadline may have passed; a call too early does nothing.
     pub fn handle_timeout(&mut self, now: Now) {
+        if self.follow_files(now) {
+            self.take_documents(now);
+        }
         self.keeper.handle_timeout(now);
         self.follow_keeper(now);
         if self.provision.must_notify(now, self.keeper.state().is_latched()) {
@@ -266,6 +288,7 @@ impl Agent {
             (AgentTimer::Background, self.background_due),
             (AgentTimer::Status, self.background.deadline()),
             (AgentTimer::Heartbeat, self.heartbeat_due),
+            (AgentTimer::Rules, self.rule_files.deadline()),
         ]
         .into_iter()
         .filter_map(|(timer, at)| Some(AgentDeadline { at: at?, timer }))
@@ -280,7 +303,10 @@ impl Agent {
                 Step::Load(id, guid) => self.effects.push_back(AgentEffect::LoadKey { id, guid }),
                 Step::Store(id, key) => self.effects.push_back(AgentEffect::StoreKey { id, key }),
                 Step::ClockSet | Step::KeyChanged => self.publish(),
-                Step::StatusRead => self.take_documents(now),
+                Step::StatusRead => {
+                    self.look_at_files(now);
+                    self.take_documents(now);
+                }
                 Step::LatchReady => {
                     self.provision.set(Flag::KeyLatch);
                     self.redirector.due = true;
@@ -288,12 +314,8 @@ impl Agent {
                 Step::LatchLost => self.provision.clear(Flag::KeyLatch),
                 Step::LatchCleared => self.provision.reset(now),
                 Step::IterationEnded => {
-                    self.redirector.wanted = self.keeper.status().map(|status| status.targets);
-                    self.redirector.due = true;
-                    if self.redirector.wanted.is_some() && !self.policy.settled {
-                        self.policy.settled = true;
-                        self.publish();
-                    }
+                    self.ended = true;
+                    self.end_iteration();
                 }
                 Step::Problem(text) => self.tell(KEY_KEEPER, Level::Warn, false, &text),
                 Step::Milestone(text) => {
@@ -302,7 +324,22 @@ impl Agent {
                 }
             }
         }
+        self.end_iteration();
         self.redirect(now);
+    }
+
+    /// What the latest status wants is in force, its rules included: callers may come.
+    fn end_iteration(&mut self) {
+        if !self.ended || self.rule_files.owed() {
+            return;
+        }
+        self.ended = false;
+        self.redirector.wanted = self.keeper.status().map(|status| status.targets);
+        self.redirector.due = true;
+        if self.redirector.wanted.is_some() && !self.policy.settled {
+            self.policy.settled = true;
+            self.publish();
+        }
     }
 
     /// CLI-15, steps 2 to 4.

@@ -2,7 +2,7 @@
 
 use super::source::RULES;
 use super::{Agent, AgentEffect, Level};
-use crate::authz::{Descriptor, Document, Rules, Shadow};
+use crate::authz::{Document, Rules, Shadow};
 use crate::identity::Destination;
 use crate::policy::Epoch;
 use crate::time::Now;
@@ -12,40 +12,55 @@ use std::sync::Arc;
 const FINDINGS: usize = 16;
 
 impl Agent {
-    /// Compiles the documents that changed, as a whole and not by their id (W-45), and publishes.
+    /// Compiles what is in force now and was not before (documents are compared as a whole and not by their id, W-45), and publishes.
+    /// Nothing while a look at a rule file is awaited: then all comes at once.
     pub(super) fn take_documents(&mut self, now: Now) {
         let Some(status) = self.keeper.status().cloned() else { return };
-        if status.documents == self.documents {
+        if self.rule_files.owed() {
+            return;
+        }
+        let changed = self.rule_files.take_changed();
+        if !changed && status.documents == self.documents {
             return;
         }
         let former = core::mem::replace(&mut self.documents, status.documents.clone());
-        self.effective = status.documents.clone().map(|destination, document| document.map(|d| effective(destination, &d)));
-        let compiled = self.effective.clone().map(|_, document| document.map(|d| Rules::compile(&d)));
-        self.remarks.clear();
-        let rules = compiled.map(|destination, compiled| {
-            let (document, former) = (self.documents.get(destination), former.get(destination));
-            let changed = document != former;
-            if changed {
+        let mut news = false;
+        for destination in Destination::ALL {
+            let (document, former) = (status.documents.get(destination), former.get(destination));
+            if document != former {
                 let id = |d: &Option<Arc<Document>>| d.as_ref().map_or_else(|| "none".to_owned(), |d| format!("{:?}", d.id));
                 let text = format!("{} rules: document {} replaces {}.", destination.name(), id(document), id(former));
                 self.tell(RULES, Level::Info, false, &text);
             }
-            let (rules, findings) = compiled?;
+            let effective = document.as_ref().map(|document| self.rule_files.effective(destination, document));
+            if effective.as_ref() != self.effective.get(destination).as_deref() {
+                self.compile(destination, effective.map(Arc::new));
+                news = true;
+            }
+        }
+        if news {
+            self.policy.shadow = Shadow::new(self.config.canonical_mode, &self.effective).map(Arc::new);
+            self.publish();
+            self.rules_published(now);
+        }
+    }
+
+    /// Compiles what is in force of one endpoint's document, and says what is odd about it.
+    fn compile(&mut self, destination: Destination, document: Option<Arc<Document>>) {
+        let compiled = document.as_deref().map(Rules::compile);
+        *self.effective.get_mut(destination) = document;
+        self.remarks.get_mut(destination).clear();
+        let rules = compiled.map(|(rules, findings)| {
             let more = findings.len().saturating_sub(FINDINGS);
             let more = (more > 0).then(|| format!("{more} more like these"));
             for finding in findings.iter().take(FINDINGS).map(ToString::to_string).chain(more) {
                 let text = format!("{} rules: {finding}", destination.name());
-                if changed {
-                    self.tell(RULES, Level::Error, false, &text);
-                }
-                self.remarks.push(text);
+                self.tell(RULES, Level::Error, false, &text);
+                self.remarks.get_mut(destination).push(text);
             }
-            Some(Arc::new(rules))
+            Arc::new(rules)
         });
-        self.policy.rules = rules;
-        self.policy.shadow = Shadow::new(self.config.canonical_mode, &self.effective).map(Arc::new);
-        self.publish();
-        self.rules_published(now);
+        *self.policy.rules.get_mut(destination) = rules;
     }
 
     /// Makes the next [`Policy`](crate::policy::Policy).
@@ -55,13 +70,4 @@ impl Agent {
         self.policy.host_clock = self.keeper.clock();
         self.effects.push_back(AgentEffect::Publish(Arc::new(self.policy.clone())));
     }
-}
-
-/// What is in force of a remote document: it bears the displayed id, but for the host plug-in's.
-fn effective(destination: Destination, document: &Arc<Document>) -> Arc<Document> {
-    let displayed = match destination {
-        Destination::Imds | Destination::WireServer => Descriptor::parse(&document.id).displayed_id(),
-        Destination::HostGaPlugin => None,
-    };
-    displayed.map_or_else(|| Arc::clone(document), |id| Arc::new(Document { id, ..Document::clone(document) }))
 }

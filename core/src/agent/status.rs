@@ -146,7 +146,8 @@ impl Overall {
 impl Agent {
     /// State of the key module, with what is wrong with the rules (S-23).
     pub(super) fn key_module(&self) -> Module {
-        let remarks: Vec<&str> = self.remarks.iter().map(String::as_str).chain(self.background.tag_problems()).collect();
+        let found = Destination::ALL.iter().flat_map(|destination| self.remarks.get(*destination)).map(String::as_str);
+        let remarks: Vec<&str> = self.rule_files.problems().chain(found).chain(self.background.tag_problems()).collect();
         match self.keeper.message() {
             "" => Module::default(),
             message if remarks.is_empty() => Module::new(ModuleState::Running, message),

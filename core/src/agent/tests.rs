@@ -13,6 +13,7 @@ mod background;
 mod channel;
 mod life;
 mod provisioning;
+mod rule_files;
 
 const GUID: &str = "7f9c2ba4-e88f-4e6d-9c1a-5d0f3f6b2a11";
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -96,6 +97,8 @@ struct Rig {
     heartbeats: usize,
     redirects: Vec<PerDestination<TargetMode>>,
     files: BTreeMap<StateFile, String>,
+    /// What is in the rules directory, by name.
+    rule_files: BTreeMap<&'static str, RuleFile>,
     /// When the status file was written.
     status_writes: Vec<Mono>,
     /// Name and content of each.
@@ -106,6 +109,8 @@ struct Rig {
     event_writes: usize,
     cpu_limits: Vec<u8>,
     notices: Vec<String>,
+    /// The notices that become events: task, component, level, text.
+    told: Vec<(&'static str, &'static str, Level, String)>,
     replies: Vec<(QueryId, String)>,
 }
 
@@ -115,6 +120,7 @@ impl Rig {
             version: "1.2.3".into(),
             poll_interval: Duration::from_secs(15),
             status_path: "/var/log/azure-proxy-agent/status.json".into(),
+            rules_folder: "/rules".into(),
             event_files: 30,
             canonical_mode: CanonicalMode::Off,
         };
@@ -139,6 +145,7 @@ impl Rig {
             heartbeats: 0,
             redirects: Vec::new(),
             files: BTreeMap::new(),
+            rule_files: BTreeMap::new(),
             status_writes: Vec::new(),
             snapshots: Vec::new(),
             memory: 4 << 20,
@@ -146,6 +153,7 @@ impl Rig {
             event_writes: 0,
             cpu_limits: Vec::new(),
             notices: Vec::new(),
+            told: Vec::new(),
             replies: Vec::new(),
         }
     }
@@ -196,6 +204,10 @@ impl Rig {
                     self.disk.insert(key.guid().to_string(), key.to_json().to_vec());
                 }
                 ("store".to_owned(), Some(AgentAnswer::KeyStored { id, result }))
+            }
+            AgentEffect::ReadRules { id, of, name } => {
+                let found = self.rule_files.get(name).cloned().unwrap_or(RuleFile::Missing);
+                (format!("look at {name}"), Some(AgentAnswer::RulesSeen { id, of, found }))
             }
             AgentEffect::WriteState { file, bytes } => {
                 self.files.insert(file, String::from_utf8(bytes.to_vec()).unwrap());
@@ -250,7 +262,8 @@ impl Rig {
                 self.heartbeats += 1;
                 return None;
             }
-            AgentEffect::Notice { text, .. } => {
+            AgentEffect::Notice { text, source, level, .. } => {
+                self.told.extend(source.map(|source| (source.task, source.component, level, text.to_string())));
                 assert!(!text.contains('\n'));
                 self.notices.push(text.into());
                 return None;

@@ -12,6 +12,10 @@ use std::collections::BTreeSet;
 
 /// What names of the local lists begin with when both sides have lists.
 const PREFIX: &str = "LocalFileRules_";
+/// Name of the WireServer's file.
+pub const WIRESERVER_FILE: &str = "WireServer_Rules.json";
+/// Name of the IMDS's file.
+pub const IMDS_FILE: &str = "IMDS_Rules.json";
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The content of a local rule file, valid.
@@ -35,8 +39,8 @@ impl LocalRules {
     #[must_use]
     pub const fn file_name(destination: Destination) -> Option<&'static str> {
         match destination {
-            Destination::Imds => Some("IMDS_Rules.json"),
-            Destination::WireServer => Some("WireServer_Rules.json"),
+            Destination::Imds => Some(IMDS_FILE),
+            Destination::WireServer => Some(WIRESERVER_FILE),
             Destination::HostGaPlugin => None,
         }
     }

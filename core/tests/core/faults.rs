@@ -118,6 +118,7 @@ impl World {
         let interval = Duration::from_secs([1, 15, 15, 60][random.below(4) as usize]);
         let config = AgentConfig {
             version: "1".into(),
+            rules_folder: "/rules".into(),
             poll_interval: interval,
             event_files: 10,
             status_path: "/status.json".into(),

@@ -85,6 +85,7 @@ impl<'a> Machine<'a> {
     fn new(disk: Disk, host: Host, order: &'a Order) -> Self {
         let config = AgentConfig {
             version: "1".into(),
+            rules_folder: "/rules".into(),
             poll_interval: Duration::from_secs(15),
             status_path: "/s".into(),
             event_files: 0,
