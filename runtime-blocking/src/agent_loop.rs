@@ -126,7 +126,7 @@ impl AgentLoop {
             }
             Some(Message::Stop) => self.stopped = true,
             // Nobody can have connected: the listener is the other agent's. An unanswered query counts as unavailable.
-            Some(Message::Query(..) | Message::Answer(_) | Message::Flush | Message::Reload) | None => {}
+            Some(Message::Query(..) | Message::Answer(_) | Message::Flush | Message::Reload | Message::RulesChanged) | None => {}
         }
     }
 
@@ -166,6 +166,7 @@ impl AgentLoop {
                 self.agent.handle_event(now, AgentEvent::Reload { poll_interval });
                 self.machine.manager.tell(State::Ready);
             }
+            Some(Message::RulesChanged) => self.agent.handle_event(now, AgentEvent::RulesChanged),
             Some(Message::Flush) => self.flush_at = Some(now.mono + FLUSH_INTERVAL),
             Some(Message::Stop) => {
                 self.agent.handle_event(now, AgentEvent::Drain);

@@ -26,6 +26,8 @@ pub enum Message {
     Event(AgentEvent),
     /// Records wait for being written.
     Flush,
+    /// Something has changed among the local rule files.
+    RulesChanged,
     /// Read the configuration anew, and what else SIGHUP means.
     Reload,
     /// Write everything down and end.

@@ -30,7 +30,7 @@ const LOOKUPS: usize = 8;
 pub const ANSWER: Duration = Duration::from_secs(15);
 const LISTENER: u64 = u64::MAX - 1;
 const STOP: u64 = u64::MAX - 2;
-const RELOAD: u64 = u64::MAX - 3;
+const ORDERS: u64 = u64::MAX - 3;
 const READ: Wants = Wants { read: true, write: false };
 const WRITE: Wants = Wants { read: false, write: true };
 
@@ -92,7 +92,7 @@ pub fn accept_loop(daemon: &Arc<Daemon>, machine: &Machine, listener: TcpListene
     daemon.pulse.wake_with(&Waker::from(Arc::clone(server.poller.notify())));
     server.poller.add(&listener, LISTENER, READ)?;
     server.poller.add(stop, STOP, READ)?;
-    server.poller.add(stop.reload(), RELOAD, READ)?;
+    server.poller.add(stop.orders(), ORDERS, READ)?;
     server.run(Some(Door { listener, machine, stop }));
     Ok(())
 }
@@ -215,7 +215,7 @@ impl Server {
             for (token, ready) in events.iter() {
                 match token {
                     LISTENER => door.iter().for_each(|door| self.accept(&door.listener)),
-                    RELOAD => door.iter().for_each(|door| door.stop.take_reload(&self.daemon)),
+                    ORDERS => door.iter().for_each(|door| door.stop.take_orders(&self.daemon)),
                     STOP => {
                         if let Some(door) = door.take() {
                             self.close(&door);
@@ -498,7 +498,7 @@ impl Server {
         // Closing is not enough: the service manager may have the same socket, and what waits in its queue is for the next agent.
         self.poller.delete(&door.listener);
         self.poller.delete(door.stop);
-        self.poller.delete(door.stop.reload());
+        self.poller.delete(door.stop.orders());
         start::begin_end(&self.daemon, door.machine);
         for key in 0..self.slots.len() {
             if let Some(conn) = self.slots.get_mut(key).and_then(|slot| slot.conn.take()) {

@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::daemon::{Daemon, Mailbox, Message, World};
 use crate::host::notify::{Manager, State};
+use crate::host::rules::Watch;
 use crate::host::{Host, inherit};
 use crate::machine::Machine;
 use crate::pulse::Pulse;
@@ -14,7 +15,7 @@ use crate::{cli, listener, logging, memory, redirection, signals, wait};
 use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent, Level, Source};
 use azure_proxy_agent_core::limits::Limits;
 use redirect_ebpf::Pins;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use std::io::{self, BufRead};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,10 +52,14 @@ pub struct Start {
     log: logging::Handle,
 }
 
-/// The end of the daemon: a signal, or Enter in the console. And the order to read the configuration anew.
+/// The end of the daemon: a signal, or Enter in the console. And other orders from outside: to read the configuration anew, to look at
+/// rule files.
 pub struct Stop {
     signals: Signals,
     console: bool,
+    rules: Option<Arc<Watch>>,
+    /// Readable when any of those is that are no end.
+    orders: OwnedFd,
 }
 
 /// `main` of both daemons, of which `program` is the name: everything up to the point where they differ, which is `run`.
@@ -88,7 +93,7 @@ impl Start {
         }
         let inherited = choose(handed_over);
         let manager = Arc::new(Manager::new(&|name| std::env::var_os(name)));
-        let stop = Stop { signals: signals::block()?, console: run.console };
+        let stop = Stop::new(signals::block()?, run.console)?;
         Ok(Self { run, telemetry, begun, stop, inherited, manager, log })
     }
 
@@ -100,6 +105,7 @@ impl Start {
     pub fn run(mut self, serve: impl FnOnce(&Arc<Daemon>, &Machine, TcpListener, &Stop) -> io::Result<()>) -> io::Result<()> {
         let (mailbox, inbox) = ChannelMailbox::new();
         let (daemon, machine) = self.daemon(Arc::new(mailbox));
+        self.stop.follow(machine.host.rules_watch());
         let (shared, its, config) = (Arc::clone(&daemon), Arc::clone(&machine), self.agent());
         let agent = std::thread::Builder::new().name("agent".into()).spawn(move || run_agent(shared, its, config, &inbox))?;
         self.console();
@@ -114,7 +120,8 @@ impl Start {
     /// The machine, with its directories checked, and what the connections share.
     fn daemon(&self, mailbox: Arc<dyn Mailbox>) -> (Arc<Daemon>, Arc<Machine>) {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
-        let host = Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry)).with_log(self.log.clone());
+        let host =
+            Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry)).with_log(self.log.clone()).with_rules_watch();
         host.notice(Some(START), Level::Info, true, &start_line(self.begun.elapsed()));
         host.prepare();
         // Before the first socket of our own: what an earlier agent left would redirect its connection, and refuse it the port.
@@ -232,6 +239,21 @@ fn choose(handed_over: Vec<(OwnedFd, String)>) -> Option<TcpListener> {
 }
 
 impl Stop {
+    fn new(signals: Signals, console: bool) -> io::Result<Self> {
+        let orders = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&orders, &signals.reload, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        Ok(Self { signals, console, rules: None, orders })
+    }
+
+    /// Changes of rule files are orders, too.
+    fn follow(&mut self, rules: Option<&Arc<Watch>>) {
+        let Some(rules) = rules else { return };
+        match epoll::add(&self.orders, rules, epoll::EventData::new_u64(1), epoll::EventFlags::IN) {
+            Ok(()) => self.rules = Some(Arc::clone(rules)),
+            Err(e) => log::warn!("Changes of local rule files are not noticed at once: {e}"),
+        }
+    }
+
     /// Waits before the daemon serves; `true` if it is time to end. Goes on giving signs of life meanwhile.
     #[must_use]
     fn wait(&self, timeout: Duration, daemon: &Daemon) -> bool {
@@ -250,16 +272,19 @@ impl Stop {
         }
     }
 
-    /// Readable when SIGHUP was sent: see [`take_reload`](Self::take_reload).
+    /// Readable when SIGHUP was sent, or rule files have changed: see [`take_orders`](Self::take_orders).
     #[must_use]
-    pub fn reload(&self) -> BorrowedFd<'_> {
-        self.signals.reload.as_fd()
+    pub fn orders(&self) -> BorrowedFd<'_> {
+        self.orders.as_fd()
     }
 
-    /// Has the configuration read anew if that was asked for.
-    pub fn take_reload(&self, daemon: &Daemon) {
+    /// Passes on what was asked for. Does not block.
+    pub fn take_orders(&self, daemon: &Daemon) {
         if signals::take(&self.signals.reload) {
             daemon.mailbox.post(Message::Reload);
+        }
+        if self.rules.as_ref().is_some_and(|rules| rules.take()) {
+            daemon.mailbox.post(Message::RulesChanged);
         }
     }
 }

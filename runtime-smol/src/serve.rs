@@ -28,7 +28,7 @@ const LOOKUPS: usize = 8;
 /// What the accept loop has to do.
 enum Event {
     Accept,
-    Reload,
+    Orders,
     End,
 }
 
@@ -46,7 +46,7 @@ pub(crate) async fn accept_loop<'a>(
     stop: &Stop,
 ) -> io::Result<()> {
     let listener = Source::new(reactor, listener);
-    let (end, reload) = (Source::new(reactor, stop.as_fd()), Source::new(reactor, stop.reload()));
+    let (end, orders) = (Source::new(reactor, stop.as_fd()), Source::new(reactor, stop.orders()));
     let lookups = lookups();
     executor.spawn(live(Arc::clone(daemon))).detach();
     loop {
@@ -54,18 +54,18 @@ pub(crate) async fn accept_loop<'a>(
             end.readable().await;
             Event::End
         };
-        let reloaded = async {
-            reload.readable().await;
-            Event::Reload
+        let ordered = async {
+            orders.readable().await;
+            Event::Orders
         };
         let readable = async {
             listener.readable().await;
             Event::Accept
         };
-        match ended.or(reloaded).or(readable).await {
+        match ended.or(ordered).or(readable).await {
             Event::End => return Ok(()),
-            Event::Reload => {
-                stop.take_reload(daemon);
+            Event::Orders => {
+                stop.take_orders(daemon);
                 continue;
             }
             Event::Accept => {}

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -366,6 +366,11 @@ impl FileError {
         Self { path: directory.to_owned(), ..self }
     }
 
+    /// The reason alone.
+    pub(super) const fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
     /// Whether the file or directory itself was refused, in contrast to an operation that the system refused.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
@@ -375,22 +380,33 @@ impl FileError {
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.path.display())?;
-        match &self.cause {
-            Cause::Io(e) => write!(f, "{e}"),
-            Cause::Symlink => f.write_str("refused, because it is a symbolic link"),
-            Cause::NotADirectory => f.write_str("refused, because it is not a directory"),
-            Cause::NotAFile => f.write_str("refused, because it is not a regular file"),
-            Cause::HardLink => f.write_str("refused, because the file has another name, too"),
-            Cause::Owner(uid) => write!(f, "refused, because it belongs to user id {uid}, not to root"),
-            Cause::Writable(mode) => write!(f, "refused, because its mode {:04o} lets others write", mode & 0o7777),
-            Cause::TooLarge(limit) => write!(f, "refused, because it is larger than {limit} bytes"),
-            Cause::Name => f.write_str("refused, because that is not a file name"),
+        write!(f, "{}: {}", self.path.display(), self.cause)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(e) => write!(f, "{e}"),
+            Self::Symlink => f.write_str("refused, because it is a symbolic link"),
+            Self::NotADirectory => f.write_str("refused, because it is not a directory"),
+            Self::NotAFile => f.write_str("refused, because it is not a regular file"),
+            Self::HardLink => f.write_str("refused, because the file has another name, too"),
+            Self::Owner(uid) => write!(f, "refused, because it belongs to user id {uid}, not to root"),
+            Self::Writable(mode) => write!(f, "refused, because its mode {:04o} lets others write", mode & 0o7777),
+            Self::TooLarge(limit) => write!(f, "refused, because it is larger than {limit} bytes"),
+            Self::Name => f.write_str("refused, because that is not a file name"),
         }
     }
 }
 
 impl std::error::Error for FileError {}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// Writes zeros from one length to another.
 fn fill(fd: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
@@ -425,7 +441,7 @@ fn check_name(name: &str) -> Result<(), Cause> {
 
 /// What an open that follows no links means by its error: with `DIRECTORY` a link gives `ENOTDIR`, without it `ELOOP`; a socket
 /// or a FIFO without reader gives `ENXIO`.
-fn not_followed(e: Errno, other: Cause, path: &Path) -> Cause {
+pub(super) fn not_followed(e: Errno, other: Cause, path: &Path) -> Cause {
     let link = || std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_symlink());
     match e {
         Errno::LOOP | Errno::NOTDIR if link() => Cause::Symlink,

@@ -15,6 +15,7 @@ pub mod mapping;
 pub mod notify;
 pub mod ports;
 pub mod quota;
+pub mod rules;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod sys;
@@ -46,6 +47,8 @@ pub struct Host {
     accounts: Accounts,
     keys: KeyStore,
     rules_folder: PathBuf,
+    /// `None`: changes there are not heard of.
+    rules_watch: Option<Arc<rules::Watch>>,
     status_folder: PathBuf,
     /// `None`: no event files (FS-05 is empty).
     event_folder: Option<PathBuf>,
@@ -80,6 +83,7 @@ impl Host {
         Self {
             accounts: Accounts::system(),
             keys: KeyStore::new(config.key_folder.clone()),
+            rules_watch: None,
             rules_folder: config.rules_folder(),
             status_folder: config.status_folder.clone(),
             event_folder: Some(config.event_folder.clone()).filter(|folder| !folder.as_os_str().is_empty()),
@@ -97,6 +101,18 @@ impl Host {
     #[must_use]
     pub fn with_console(self, console: Console) -> Self {
         Self { console, ..self }
+    }
+
+    /// The same with an ear for changes of local rule files.
+    #[must_use]
+    pub fn with_rules_watch(self) -> Self {
+        Self { rules_watch: rules::Watch::new(&self.rules_folder).map(Arc::new), ..self }
+    }
+
+    /// What hears of changes of local rule files, if anything does.
+    #[must_use]
+    pub const fn rules_watch(&self) -> Option<&Arc<rules::Watch>> {
+        self.rules_watch.as_ref()
     }
 
     /// The same with events and troubles shared with the logger.
@@ -191,6 +207,12 @@ impl Host {
         match effect {
             AgentEffect::LoadKey { id, guid } => Ran::Answered(AgentAnswer::KeyLoaded { id, result: self.load_key(&guid) }),
             AgentEffect::StoreKey { id, key } => Ran::Answered(AgentAnswer::KeyStored { id, result: self.store_key(&key) }),
+            AgentEffect::ReadRules { id, of, name } => {
+                if let Some(watch) = &self.rules_watch {
+                    watch.renew();
+                }
+                Ran::Answered(AgentAnswer::RulesSeen { id, of, found: rules::look(&self.rules_folder, name) })
+            }
             AgentEffect::WriteState { file, bytes } => {
                 Ran::Answered(AgentAnswer::Written { file, result: self.write_state(file, &bytes).map_err(|e| e.to_string()) })
             }

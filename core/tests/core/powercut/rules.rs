@@ -3,7 +3,7 @@
 //! no document at all; never a third one. (What it does without one is the rules' business: it fails closed.)
 
 use super::disk::Disk;
-use azure_proxy_agent_core::authz::Document;
+use azure_proxy_agent_core::authz::LocalRules;
 use std::collections::BTreeSet;
 
 const OLD: &str = r#"{"defaultAccess":"deny","mode":"enforce","id":"old","rules":{"privileges":[{"name":"p","path":"/machine"}],
@@ -19,23 +19,23 @@ fn readings(actions: &[Action]) -> BTreeSet<Option<Vec<u8>>> {
     let mut disk = Disk::default();
     disk.make_folder();
     disk.sync_root();
-    disk.create("IMDS.json").unwrap();
-    disk.write("IMDS.json", OLD.as_bytes()).unwrap();
-    disk.sync_file("IMDS.json").unwrap();
+    disk.create("IMDS_Rules.json").unwrap();
+    disk.write("IMDS_Rules.json", OLD.as_bytes()).unwrap();
+    disk.sync_file("IMDS_Rules.json").unwrap();
     disk.sync_folder();
     let mut seen = BTreeSet::new();
     let nothing: Action = |_| {};
     for action in [nothing].iter().chain(actions) {
         action(&mut disk);
-        seen.insert(disk.read("IMDS.json"));
-        seen.extend(disk.cuts().iter().map(|after| after.read("IMDS.json")));
+        seen.insert(disk.read("IMDS_Rules.json"));
+        seen.extend(disk.cuts().iter().map(|after| after.read("IMDS_Rules.json")));
     }
     seen
 }
 
 /// What the readings are worth: `None` for what is no document.
 fn documents(actions: &[Action]) -> BTreeSet<Option<String>> {
-    let parse = |bytes: Option<Vec<u8>>| serde_json::from_slice::<Document>(&bytes?).ok().map(|document| document.id);
+    let parse = |bytes: Option<Vec<u8>>| LocalRules::parse(&bytes?).ok()?.id().map(str::to_owned);
     readings(actions).into_iter().map(parse).collect()
 }
 
@@ -46,11 +46,11 @@ fn set(ids: &[Option<&str>]) -> BTreeSet<Option<String>> {
 /// FS-25, SEC-L18.
 #[test]
 fn a_rule_file_is_the_old_one_or_the_new_one_fs25() {
-    let create: Action = |disk| disk.create("IMDS.json.tmp").unwrap();
-    let half: Action = |disk| disk.write("IMDS.json.tmp", &NEW.as_bytes()[..20]).unwrap();
-    let write: Action = |disk| disk.write("IMDS.json.tmp", NEW.as_bytes()).unwrap();
-    let sync: Action = |disk| disk.sync_file("IMDS.json.tmp").unwrap();
-    let rename: Action = |disk| disk.rename("IMDS.json.tmp", "IMDS.json").unwrap();
+    let create: Action = |disk| disk.create("IMDS_Rules.json.tmp").unwrap();
+    let half: Action = |disk| disk.write("IMDS_Rules.json.tmp", &NEW.as_bytes()[..20]).unwrap();
+    let write: Action = |disk| disk.write("IMDS_Rules.json.tmp", NEW.as_bytes()).unwrap();
+    let sync: Action = |disk| disk.sync_file("IMDS_Rules.json.tmp").unwrap();
+    let rename: Action = |disk| disk.rename("IMDS_Rules.json.tmp", "IMDS_Rules.json").unwrap();
     let (old, new) = (Some("old"), Some("new"));
     assert_eq!(documents(&[create, half, write, sync, rename, Disk::sync_folder]), set(&[old, new]));
     assert_eq!(
@@ -59,10 +59,10 @@ fn a_rule_file_is_the_old_one_or_the_new_one_fs25() {
         "without care it may be lost, and never half believed"
     );
     let over: [Action; 4] = [
-        |disk| disk.write("IMDS.json", b"").unwrap(),
-        |disk| disk.write("IMDS.json", &NEW.as_bytes()[..20]).unwrap(),
-        |disk| disk.write("IMDS.json", &NEW.as_bytes()[..NEW.len() - 1]).unwrap(),
-        |disk| disk.write("IMDS.json", NEW.as_bytes()).unwrap(),
+        |disk| disk.write("IMDS_Rules.json", b"").unwrap(),
+        |disk| disk.write("IMDS_Rules.json", &NEW.as_bytes()[..20]).unwrap(),
+        |disk| disk.write("IMDS_Rules.json", &NEW.as_bytes()[..NEW.len() - 1]).unwrap(),
+        |disk| disk.write("IMDS_Rules.json", NEW.as_bytes()).unwrap(),
     ];
     assert_eq!(documents(&over), set(&[old, new, None]), "half-written reads too");
 }
@@ -73,9 +73,9 @@ fn no_part_of_a_rule_file_is_a_rule_file_sec_l10() {
     for text in [OLD, NEW] {
         for end in 0..text.len() {
             let part = &text.as_bytes()[..end];
-            assert!(serde_json::from_slice::<Document>(part).is_err(), "{end}");
+            assert!(LocalRules::parse(part).is_err(), "{end}");
             let padded = [part, &vec![0; text.len() - end]].concat();
-            assert!(serde_json::from_slice::<Document>(&padded).is_err(), "{end}, zeros");
+            assert!(LocalRules::parse(&padded).is_err(), "{end}, zeros");
         }
     }
 }
