@@ -35,6 +35,17 @@ pub fn verify(record: &KernelRecord) -> ProcessFacts {
     }
 }
 
+/// When a process started, as its record would have it, to the precision that [`verify`] compares; `None` if `/proc` says nothing that can
+/// be understood.
+///
+/// # Errors
+/// There is no such process.
+pub fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
+    let mut path = PathText::default();
+    let process = openat(CWD, path.set(format_args!("/proc/{pid}")), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(start_ticks(process.as_fd())?.and_then(|ticks| ticks.checked_mul(TICK)))
+}
+
 /// `None`: another process, or another program.
 fn examine(record: &KernelRecord) -> Result<Option<ProcessFacts>, Errno> {
     // Without these two (kernel memory may not be read) neither a new process nor a new program could be told from the old.

@@ -6,6 +6,8 @@ mod args;
 #[cfg(feature = "tools")]
 mod audit;
 mod detach;
+#[cfg(all(test, feature = "tools"))]
+mod golden;
 #[cfg(feature = "tools")]
 #[allow(dead_code, reason = "not every tool is there yet")]
 mod recorded;

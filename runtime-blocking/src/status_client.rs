@@ -7,7 +7,7 @@
 //! by the agent would save the asking, but agents in service know no such question, and one place and a thousandth of a processor
 //! are cheap for two minutes per boot.
 
-mod query;
+pub(crate) mod query;
 
 use crate::clock;
 use azure_proxy_agent_core::identity::LISTENER;

@@ -5,7 +5,14 @@
 //! uses, never a second one. The daemon's decisions use nothing of this; the shells of the tools (`azure-proxy-agent rules …`,
 //! `azure-proxy-agent audit …`) read files, ask here, and print. The feature `advise` leaves it out of what cannot need it.
 
+mod caller;
+mod explain;
 pub mod layout;
 pub mod learn;
 pub mod recording;
+mod source;
 pub mod view;
+
+pub use caller::{Caller, CallerError, UNKNOWN_UID};
+pub use explain::{Question, Refusal, Told, explain, named_destination};
+pub use source::{Documents, SourceError};

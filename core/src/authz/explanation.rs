@@ -193,7 +193,8 @@ impl fmt::Display for Explanation<'_> {
         if let Some(rules) = self.rules {
             write!(f, "; mode {}, rule set {:?}", rules.mode().word(), rules.id())?;
         }
-        write!(f, ", epoch {}", self.epoch.0)
+        // The first policy that is published has number 1: 0 is that of none.
+        if self.epoch.0 == 0 { Ok(()) } else { write!(f, ", epoch {}", self.epoch.0) }
     }
 }
 

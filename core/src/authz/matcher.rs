@@ -80,7 +80,7 @@ impl Index {
     }
 
     /// Calls `visit` with each privilege that matches, shortest path first, until it gives something.
-    fn matching<'p, T>(
+    pub(super) fn matching<'p, T>(
         &self,
         privileges: &'p [CompiledPrivilege],
         request: &Canonical<'_>,

@@ -7,6 +7,8 @@ pub mod canonical;
 mod compile;
 mod decision;
 mod descriptor;
+#[cfg(feature = "advise")]
+mod detail;
 mod document;
 mod explanation;
 mod export;
@@ -24,6 +26,8 @@ pub use canonical::{CanonError, Scratch};
 pub use compile::{Finding, Mode, Part, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
 pub use descriptor::Descriptor;
+#[cfg(feature = "advise")]
+pub use detail::{Compared, Match, Near, Parameter};
 pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAssignment, RuleLists};
 pub(crate) use explanation::Name;
 pub use explanation::{Explanation, Reason, explain};

@@ -151,7 +151,21 @@ impl State {
 
 /// Asks NSS: name by user id, all groups, their names ascending by group id, those without a name left out (I-05, I-15).
 fn ask_system(uid: u32) -> io::Result<AccountFacts> {
-    let Some(account) = sys::account(uid)? else { return Ok(AccountFacts::default()) };
+    sys::account(uid)?.map_or_else(|| Ok(AccountFacts::default()), facts)
+}
+
+/// User id, name and groups of a name; `None` without such an account. For tools: without cache, without bound.
+///
+/// # Errors
+/// The account database cannot be asked.
+pub fn named(name: &str) -> io::Result<Option<(u32, AccountFacts)>> {
+    let Ok(name) = std::ffi::CString::new(name) else { return Ok(None) };
+    let Some(account) = sys::account_named(&name)? else { return Ok(None) };
+    let uid = account.uid;
+    Ok(Some((uid, facts(account)?)))
+}
+
+fn facts(account: sys::Account) -> io::Result<AccountFacts> {
     let mut ids = sys::group_ids(&account)?;
     ids.sort_unstable();
     ids.dedup();

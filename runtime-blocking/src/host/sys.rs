@@ -9,9 +9,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// `SIOCGSKNS` of linux/sockios.h: the network namespace of a socket, as a descriptor.
 const GET_NAMESPACE: libc::Ioctl = 0x894c;
 
-/// What the account database holds of one user id.
+/// What the account database holds of one user.
 #[derive(Debug)]
 pub(super) struct Account {
+    pub(super) uid: u32,
     pub(super) name: CString,
     pub(super) primary_group: u32,
 }
@@ -23,11 +24,25 @@ const MAX_GROUPS: usize = 65_537;
 
 /// The account of a user id; `None` if there is none. May block for as long as the name service likes.
 pub(super) fn account(uid: u32) -> io::Result<Option<Account>> {
+    // SAFETY: the caller says that the pointers are good.
+    find_account(|entry, text, size, found| unsafe { libc::getpwuid_r(uid, entry, text, size, found) })
+}
+
+/// The account of a name; `None` if there is none. May block.
+pub(super) fn account_named(name: &CStr) -> io::Result<Option<Account>> {
+    // SAFETY: the name is NUL-terminated; the caller says that the pointers are good.
+    find_account(|entry, text, size, found| unsafe { libc::getpwnam_r(name.as_ptr(), entry, text, size, found) })
+}
+
+/// An account as `get` finds it, which is given an entry, a buffer and its size, and a place for the result, all valid for writes.
+fn find_account(
+    get: impl Fn(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
+) -> io::Result<Option<Account>> {
     with_text_buffer(|text| {
         let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
         let mut found: *mut libc::passwd = std::ptr::null_mut();
-        // SAFETY: `entry` and `found` are valid for writes, `text` for writes of its length; all outlive the call.
-        let error = unsafe { libc::getpwuid_r(uid, entry.as_mut_ptr(), text.as_mut_ptr().cast(), text.len(), &raw mut found) };
+        // `entry` and `found` are valid for writes, `text` for writes of its length; all outlive the call.
+        let error = get(entry.as_mut_ptr(), text.as_mut_ptr().cast(), text.len(), &raw mut found);
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
@@ -38,7 +53,7 @@ pub(super) fn account(uid: u32) -> io::Result<Option<Account>> {
         let entry = unsafe { entry.assume_init_ref() };
         // SAFETY: `pw_name` points to a NUL-terminated string within `text`, which is still borrowed and unchanged.
         let name = unsafe { CStr::from_ptr(entry.pw_name) };
-        Ok(Some(Account { name: name.to_owned(), primary_group: entry.pw_gid }))
+        Ok(Some(Account { uid: entry.pw_uid, name: name.to_owned(), primary_group: entry.pw_gid }))
     })
 }
 

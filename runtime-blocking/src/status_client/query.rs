@@ -19,7 +19,7 @@ pub(super) struct Provision {
 
 /// Why a query did not give an answer. Displays as the reason of CLI-19.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Io(io::Error),
     /// The connection ended before the answer did.
     Closed,
@@ -99,14 +99,14 @@ impl Connection {
 
 /// An answer of which nothing is missing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Whole<'a> {
-    pub(super) body: &'a [u8],
+pub(crate) struct Whole<'a> {
+    pub(crate) body: &'a [u8],
     /// Another question may follow on the connection (RFC 9112 section 9.3).
-    pub(super) persists: bool,
+    pub(crate) persists: bool,
 }
 
 /// The answer, once it is complete; `ended` says that nothing more follows.
-pub(super) fn complete(answer: &[u8], ended: bool) -> Result<Option<Whole<'_>>, Failure> {
+pub(crate) fn complete(answer: &[u8], ended: bool) -> Result<Option<Whole<'_>>, Failure> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut fields);
     let httparse::Status::Complete(length) = head.parse(answer).map_err(|_| Failure::NotHttp)? else { return Ok(None) };

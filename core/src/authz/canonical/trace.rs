@@ -129,7 +129,7 @@ impl Trace {
         if joined.is_empty() || path.trailing_slash() {
             joined.push(b'/');
         }
-        self.step("R-187", "segments: parameters, empty ones, . and .. removed", &lower, show(&joined));
+        self.step("R-187", "segments without parameters, . and ..", &lower, show(&joined));
     }
 
     fn query(&mut self, raw: &[u8]) {

@@ -1,0 +1,81 @@
+//! What the tools print, held against files: `testdata/cli/*.txt` has command lines (`$ rules …`) and what came of them. Standard error
+//! is marked with `! `, an exit status other than 0 is the last line. `BLESS=1` writes the outputs of a run into the files: read the
+//! difference before you keep it.
+//!
+//! Commands run as if in the repository's root, without a terminal.
+
+use super::term::Term;
+use super::tool::Io;
+use super::{audit, rules};
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Exit status, standard output, standard error of a command line without the program's name.
+pub(super) fn run(line: &str) -> (u8, String, String) {
+    let mut words = words(line).into_iter();
+    let word = words.next().expect("a command");
+    let family = [rules::FAMILY, audit::FAMILY].into_iter().find(|family| family.word == word).expect("rules or audit");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut io = Io { out: &mut out, err: &mut err, term: Term::PLAIN };
+    // Files are named as from the root, and tests run in their crate.
+    let absolute = |word: String| if word.starts_with("testdata/") { format!("{ROOT}/{word}") } else { word };
+    let status = family.run("azure-proxy-agent", words.map(|word| OsString::from(absolute(word))), &mut io);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").replace(&format!("{ROOT}/"), "");
+    (status, text(out), text(err))
+}
+
+/// Words as a shell has them: blanks part them, single quotes keep them together.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for (at, part) in line.split('\'').enumerate() {
+        if at % 2 == 1 {
+            words.last_mut().expect("one").push_str(part);
+            continue;
+        }
+        for (at, piece) in part.split(' ').enumerate() {
+            if at > 0 {
+                words.push(String::new());
+            }
+            words.last_mut().expect("one").push_str(piece);
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn transcript(lines: &str) -> String {
+    let mut text = String::new();
+    for line in lines.lines().filter(|line| line.starts_with("$ ") || line.starts_with('#')) {
+        text.extend([line, "\n"]);
+        let Some(command) = line.strip_prefix("$ ") else { continue };
+        let (status, out, err) = run(command);
+        text.push_str(&out);
+        err.lines().for_each(|line| text.extend(["! ", line, "\n"]));
+        if status != 0 {
+            text.extend(["exit status ", &status.to_string(), "\n"]);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn the_tools_print_what_the_files_say() {
+    let folder = Path::new(ROOT).join("testdata/cli");
+    let mut files: Vec<_> = fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    files.sort();
+    assert!(!files.is_empty());
+    for path in files {
+        let expected = fs::read_to_string(&path).expect("file");
+        let found = transcript(&expected);
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, &found).expect("write");
+        } else {
+            assert_eq!(found, expected, "{}", path.display());
+        }
+    }
+}
