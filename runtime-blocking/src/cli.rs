@@ -6,7 +6,8 @@ mod args;
 #[cfg(feature = "tools")]
 mod audit;
 mod detach;
-#[cfg(all(test, feature = "tools"))]
+#[cfg(test)]
+#[cfg(feature = "tools")]
 mod golden;
 #[cfg(feature = "tools")]
 #[allow(dead_code, reason = "not every tool is there yet")]

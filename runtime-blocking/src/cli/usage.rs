@@ -9,8 +9,27 @@ use std::fmt;
 pub(super) const FLAGS: [&str; 5] = ["status", "version", "help", "foreground", "check-config"];
 
 /// Everything that can stand on the command line, for suggestions.
-const WORDS: [&str; 10] =
-    ["--status", "--version", "--help", "--foreground", "--check-config", "--wait", "--config", "console", "detach", "help"];
+const WORDS: [&str; 12] = [
+    "--status",
+    "--version",
+    "--help",
+    "--foreground",
+    "--check-config",
+    "--wait",
+    "--config",
+    "console",
+    "detach",
+    "help",
+    "rules",
+    "audit",
+];
+
+/// The lines of the tools in the list of commands: of what this build has.
+const TOOLS: &str = if cfg!(feature = "tools") {
+    "  rules ...              Explain and learn authorization rules: see rules --help\n"
+} else {
+    ""
+};
 
 /// The usage text of `program` (CLI-04).
 #[must_use]
@@ -27,7 +46,7 @@ Commands:
   console                Run in the foreground until Enter is pressed
   detach                 Remove what agents left in the kernel, the redirect first
   help                   Print this text
-
+{TOOLS}
 Options:
   -s, --status           Ask the running agent whether provisioning has finished
   -w, --wait <seconds>   With --status: wait that long for it [default: 0: ask once]
