@@ -43,7 +43,8 @@ struct {
 	__type(value, struct record);
 } peer_who SEC(".maps");
 
-/* On the agent's own sockets, one by one, by file descriptor, from user space only (S-10). */
+/* On the agent's own sockets, one by one, by file descriptor, from user space only (S-10); and on the listener that the service
+ * manager makes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -292,6 +292,20 @@ static __always_inline int in_the_way6(__u32 a, __u32 b, __u32 c, __be32 d)
 	return c == bpf_htonl(0xffff) ? in_the_way4(d) : !c && (!d || d == bpf_htonl(1));
 }
 
+/* The service manager makes the listener of a socket unit: process 1 itself or, so that the socket belongs to the unit's cgroup, a
+ * child that has executed nothing since. The same `struct file`, not the same program: somebody who runs systemd is not it. */
+static __always_inline int is_service_manager(void)
+{
+	if (bpf_get_current_pid_tgid() >> 32 == 1)
+		return 1;
+	if (no_task_reads)
+		return 0;
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
+	return exe && BPF_CORE_READ(parent, tgid) == 1 && exe == BPF_CORE_READ(parent, mm, exe_file);
+}
+
 /* Containers with a network namespace of their own have a port 3080 of their own. 0: an old kernel could not tell. */
 static __always_inline int guard(struct bpf_sock *sk, __u64 netns)
 {
@@ -303,12 +317,21 @@ static __always_inline int guard(struct bpf_sock *sk, __u64 netns)
 	return REFUSE;
 }
 
+/* As above; the service manager's listener is marked, so that post_bind lets it pass, too. */
+static __always_inline int guard_bind(struct bpf_sock *sk, __u64 netns)
+{
+	if (is_service_manager())
+		bpf_sk_storage_get(&sk_exempt, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	return guard(sk, netns);
+}
+
 SEC("cgroup/bind4")
 int bind4(struct bpf_sock_addr *ctx)
 {
 	if (ctx->user_port != bpf_htons(LISTENER_PORT) || ctx->type != SOCK_STREAM || !in_the_way4(ctx->user_ip4))
 		return ALLOW;
-	return guard(ctx->sk, netns_of(ctx, ctx->sk));
+	struct bpf_sock *sk = ctx->sk;
+	return guard_bind(sk, netns_of(ctx, sk));
 }
 
 SEC("cgroup/bind6")
@@ -317,7 +340,8 @@ int bind6(struct bpf_sock_addr *ctx)
 	if (ctx->user_port != bpf_htons(LISTENER_PORT) || ctx->type != SOCK_STREAM ||
 	    !in_the_way6(ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]))
 		return ALLOW;
-	return guard(ctx->sk, netns_of(ctx, ctx->sk));
+	struct bpf_sock *sk = ctx->sk;
+	return guard_bind(sk, netns_of(ctx, sk));
 }
 
 /* bind() to port 0 where the range of ephemeral ports contains ours: only here the port is known. Kernels before 5.15 cannot tell
