@@ -49,11 +49,16 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Stands where raw rules are going to be.
+const RAW_RULES: &str = "raw rules";
+
 #[derive(Debug)]
 struct Settings {
     mode: Mode,
     version: Version,
     rules: Option<Value>,
+    /// In place of `rules`, as it is.
+    raw_rules: Option<Vec<u8>>,
 }
 
 /// A running host's state. Shared by all its connections.
@@ -79,7 +84,12 @@ impl Host {
     pub fn new(options: &Options) -> io::Result<Self> {
         let instance = documents::instance();
         Ok(Self {
-            settings: Mutex::new(Settings { mode: options.mode, version: options.version, rules: options.rules.clone() }),
+            settings: Mutex::new(Settings {
+                mode: options.mode,
+                version: options.version,
+                rules: options.rules.clone(),
+                raw_rules: None,
+            }),
             keys: Mutex::new(Keys::load(options.state_dir.clone())?),
             skew: AtomicI64::new(options.skew),
             whole_instance: Reply::json(200, &instance),
@@ -116,6 +126,21 @@ impl Host {
     /// Sets the member `authorizationRules`; `None`: documents that follow the mode.
     pub fn set_rules(&self, rules: Option<Value>) {
         lock(&self.settings).rules = rules;
+    }
+
+    /// Sets the member `authorizationRules` to something that is perhaps not even JSON; `None`: what [`Self::set_rules`] said.
+    pub fn set_raw_rules(&self, raw: Option<Vec<u8>>) {
+        lock(&self.settings).raw_rules = raw;
+    }
+
+    /// The status as it is sent.
+    fn status(&self) -> Vec<u8> {
+        let mut document = self.status_document();
+        let Some(raw) = lock(&self.settings).raw_rules.clone() else { return document.to_string().into_bytes() };
+        document["authorizationRules"] = RAW_RULES.into();
+        let text = document.to_string();
+        let (before, after) = text.split_once(&format!("{RAW_RULES:?}")).unwrap_or((&text, ""));
+        [before.as_bytes(), &raw, after.as_bytes()].concat()
     }
 
     /// Runs something on the keys: rotation, revocation, a look.
@@ -226,7 +251,10 @@ impl Host {
             Service::Status | Service::Key | Service::Attest if !metadata() => {
                 Reply::json(400, &json!({"error": "Bad request. Required metadata header not specified"}))
             }
-            Service::Status => Reply::json(200, &self.status_document()).header("x-ms-azure-host-date", date::format(now)),
+            Service::Status => {
+                let reply = Reply::new(200, "application/json; charset=utf-8", self.status());
+                reply.header("x-ms-azure-host-date", date::format(now))
+            }
             Service::Key => lock(&self.keys).issue(now).map_or_else(failed, |key| Reply::json(200, &key)),
             Service::Attest => match lock(&self.keys).attested(attested.unwrap_or_default()) {
                 Ok(()) => Reply::new(200, "text/plain", &b""[..]),

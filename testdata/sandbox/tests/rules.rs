@@ -9,6 +9,7 @@ use std::fs;
 
 use sandbox::{AgentOptions, HostOptions};
 use serde_json::{Value, json};
+use support::rules::{polls, set};
 use support::wire::{Caller, IMDS, WIRESERVER};
 use support::{Runtime, World, on_both_runtimes};
 
@@ -42,20 +43,6 @@ fn only(user: &str, privilege: &Value) -> Value {
 
 fn instance() -> Value {
     json!({"name": "instance", "path": "/metadata/instance"})
-}
-
-/// Sets the host's documents, and waits until the agent has read them.
-fn set(world: &World, documents: Value) {
-    world.host.host().set_rules(Some(documents));
-    // The first poll may be under way.
-    for _ in 0..2 {
-        let before = polls(world);
-        world.wait("the agent asks for the rules", || (polls(world) > before).then_some(()));
-    }
-}
-
-fn polls(world: &World) -> usize {
-    world.seen_by_target("/secure-channel/status")
 }
 
 trait Seen {

@@ -10,6 +10,7 @@ pub(crate) mod clients;
 pub(crate) mod corpus;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod rules;
 pub(crate) mod schema;
 pub(crate) mod soak;
 pub(crate) mod wire;
