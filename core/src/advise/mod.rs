@@ -6,6 +6,7 @@
 //! `azure-proxy-agent audit …`) read files, ask here, and print. The feature `advise` leaves it out of what cannot need it.
 
 mod caller;
+pub mod diff;
 mod explain;
 pub mod layout;
 pub mod learn;

@@ -5,6 +5,13 @@ use core::fmt;
 use serde::ser::{Serialize, SerializeMap, SerializeStruct, Serializer};
 use std::borrow::Cow;
 
+impl Rules {
+    /// The privileges in canonical form, ascending by name.
+    pub fn privileges(&self) -> impl Iterator<Item = PrivilegeView<'_>> {
+        self.privileges.iter().map(PrivilegeView::new)
+    }
+}
+
 impl Serialize for Rules {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut out = serializer.serialize_struct("Rules", 6)?;

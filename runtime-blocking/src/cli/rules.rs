@@ -1,6 +1,7 @@
 //! `rules …`: what an owner asks about rule documents. One file per subcommand; what they know is in core's `advise`.
 
 mod caller;
+mod diff;
 mod explain;
 mod learn;
 mod live;
@@ -9,7 +10,7 @@ mod tell;
 use super::tool::{Family, Tool};
 
 /// In the order of the help text.
-const TOOLS: &[&Tool] = &[&explain::TOOL, &learn::TOOL];
+const TOOLS: &[&Tool] = &[&explain::TOOL, &learn::TOOL, &diff::TOOL];
 
 pub(super) const FAMILY: Family =
     Family { word: "rules", about: "checks, explains and tests authorization rules", tools: TOOLS, alone: None };

@@ -72,7 +72,7 @@ pub(super) const ENDPOINTS: [Endpoint; 22] = [
 ];
 
 /// Parameters that say what is asked for, at endpoints that we do not know.
-pub(super) const SELECTIVE: [&str; 3] = ["comp", "type", "resource"];
+pub(in crate::advise) const SELECTIVE: [&str; 3] = ["comp", "type", "resource"];
 
 /// Values of `comp` and `type` at `/machine`: the spelling for rules, the name, the purpose.
 const COMPONENTS: [(&str, &str, &str); 14] = [

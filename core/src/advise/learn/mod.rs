@@ -17,6 +17,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+pub(super) use endpoints::SELECTIVE;
 pub use report::{Grant, Learned, LeftOut, Lesson, Why};
 
 use super::recording::Recorded;

@@ -1,0 +1,312 @@
+//! The representatives, and what both documents say about them.
+
+use super::{
+    Allowed, Arc, BTreeMap, BTreeSet, Change, Claims, Confidence, Decision, Denial, Destination, Diff, Document, Executable,
+    Identity, Mode, PerDestination, Request, Rules, Scratch, decide, only,
+};
+
+/// No more than so many are put before the documents; what is beyond is said.
+const MOST: usize = 4_000_000;
+/// No more than so many exceptions are told of a change.
+const EXCEPTIONS: usize = 4;
+
+/// Compares what two documents of an endpoint allow.
+#[must_use]
+pub fn compare(old: &Document, new: &Document, destination: Destination) -> Diff {
+    let sides = [old, new].map(Side::new);
+    let [before, after] = &sides;
+    let mut notes: Vec<String> = [("old", before), ("new", after)]
+        .into_iter()
+        .flat_map(|(which, side)| side.findings.iter().map(move |finding| format!("{which} document: {finding}")))
+        .collect();
+    let mut regions = regions(&sides);
+    let callers = callers(&sides, destination, &mut notes);
+    if regions.len().saturating_mul(callers.len()) > MOST {
+        regions.truncate((MOST / callers.len()).max(1));
+        notes.push(format!("the documents are too large to compare all: only the first {} places were looked at", regions.len()));
+    }
+    let seen = look(&sides, destination, &regions, &callers);
+    let mut changes = Vec::new();
+    for allowed in [true, false] {
+        let changed: Vec<&Seen> = seen.iter().filter(|s| s.after.is_ok() == allowed && s.before.is_ok() != allowed).collect();
+        let kept = widest(&changed, &regions, &callers);
+        for point in kept {
+            let except = exceptions(point, allowed, &seen, &regions, &callers);
+            let (Some(region), Some(caller)) = (regions.get(point.region), callers.get(point.caller)) else { continue };
+            changes.push(Change {
+                allowed,
+                who: caller.label.clone(),
+                what: region.label(),
+                was: before.reason(point.before),
+                becomes: after.reason(point.after),
+                except,
+            });
+        }
+    }
+    if !changes.is_empty() {
+        if callers.len() > 2 {
+            notes.push("a caller who is several of these may have from one what another loses".into());
+        }
+        if regions.iter().any(|region| !region.constraints.is_empty()) {
+            notes.push("requests that repeat a parameter with different values are not compared".into());
+        }
+    }
+    let [old, new] = sides.map(|side| side.mode);
+    Diff { destination: destination.name(), mode: (old != new).then(|| (old.word(), new.word())), changes, notes }
+}
+
+struct Side<'a> {
+    document: &'a Document,
+    mode: Mode,
+    /// As enforced, unless it is disabled.
+    rules: Arc<Rules>,
+    findings: Vec<String>,
+}
+
+impl<'a> Side<'a> {
+    fn new(document: &'a Document) -> Self {
+        let (rules, findings) = Rules::compile(document);
+        let mode = rules.mode();
+        let rules = match mode {
+            Mode::Audit => Rules::compile(&Document { mode: Mode::Enforce.word().to_owned(), ..document.clone() }).0,
+            Mode::Disabled | Mode::Enforce => rules,
+        };
+        Self { document, mode, rules: Arc::new(rules), findings: findings.iter().map(ToString::to_string).collect() }
+    }
+
+    /// In a few words.
+    fn reason(&self, verdict: Result<Allowed, Denial>) -> String {
+        let privilege = |id| self.rules.privilege_name(id).unwrap_or_default();
+        match verdict {
+            Ok(Allowed::Privilege(id, by)) => {
+                format!("allowed by {:?} to {:?}", privilege(id), self.rules.identity_name(by).unwrap_or_default())
+            }
+            Ok(Allowed::Default) => "allowed by default".to_owned(),
+            Ok(Allowed::Disabled) => "allowed, because the mode is disabled".to_owned(),
+            Ok(allowed) => format!("allowed ({allowed})"),
+            Err(Denial::Default) => "denied by default".to_owned(),
+            Err(Denial::NotAssigned(id)) => format!("denied: {:?} is for others", privilege(id)),
+            Err(denial) => format!("denied ({denial})"),
+        }
+    }
+}
+
+/// A path with everything below it, and parameters, in canonical form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Region {
+    segments: Vec<String>,
+    constraints: BTreeMap<String, String>,
+    /// A path that no privilege names stands for all of them.
+    rest: bool,
+}
+
+impl Region {
+    fn label(&self) -> String {
+        if self.rest {
+            return "what no privilege names".to_owned();
+        }
+        let mut text = format!("/{}", self.segments.join("/"));
+        for (at, (name, value)) in self.constraints.iter().enumerate() {
+            text.push_str(&format!("{}{name}={value}", if at == 0 { '?' } else { '&' }));
+        }
+        text
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.rest
+            || (!other.rest
+                && other.segments.starts_with(&self.segments)
+                && self.constraints.iter().all(|(name, value)| other.constraints.get(name) == Some(value)))
+    }
+
+    /// A request that is just inside.
+    fn target(&self) -> String {
+        let mut target = String::new();
+        for segment in &self.segments {
+            target.push('/');
+            encode(segment, &mut target);
+        }
+        if target.is_empty() {
+            target.push('/');
+        }
+        for (at, (name, value)) in self.constraints.iter().enumerate() {
+            target.push(if at == 0 { '?' } else { '&' });
+            encode(name, &mut target);
+            target.push('=');
+            encode(value, &mut target);
+        }
+        target
+    }
+}
+
+/// Percent-encodes everything that could mean something.
+fn encode(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
+/// All regions of both documents, where two of them overlap, and one that none of them names.
+fn regions(sides: &[Side<'_>; 2]) -> Vec<Region> {
+    let mut named: BTreeMap<Vec<String>, BTreeSet<BTreeMap<String, String>>> = BTreeMap::new();
+    for privilege in sides.iter().flat_map(|side| side.rules.privileges()) {
+        let segments = privilege.path().split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        let constraints = privilege.constraints().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+        named.entry(segments).or_default().insert(constraints);
+    }
+    let mut all = BTreeSet::new();
+    for (segments, own) in &named {
+        for length in 0..=segments.len() {
+            for outer in segments.get(..length).and_then(|prefix| named.get(prefix)).into_iter().flatten() {
+                for inner in own {
+                    // Both at once, if no parameter would need two values.
+                    if outer.iter().all(|(name, value)| inner.get(name).is_none_or(|other| other == value)) {
+                        let constraints = outer.iter().chain(inner).map(|(n, v)| (n.clone(), v.clone())).collect();
+                        all.insert(Region { segments: segments.clone(), constraints, rest: false });
+                    }
+                }
+            }
+        }
+    }
+    let free = (0..).map(|n| format!("unlisted{n}")).find(|name| !named.keys().any(|path| path.first() == Some(name)));
+    let rest = Region { segments: free.into_iter().collect(), constraints: BTreeMap::new(), rest: true };
+    // What is wider comes first.
+    let mut all: Vec<Region> = std::iter::once(rest).chain(all).collect();
+    all.sort_by_key(|region| (!region.rest, region.segments.len(), region.constraints.len()));
+    all
+}
+
+/// A caller who is one identity, or none, and nothing more.
+struct Representative {
+    label: String,
+    /// The selectors: those of one who has fewer of the same are wider.
+    selectors: BTreeSet<(&'static str, String)>,
+    claims: Claims,
+}
+
+fn callers(sides: &[Side<'_>; 2], destination: Destination, notes: &mut Vec<String>) -> Vec<Representative> {
+    let nobody = Identity::default();
+    let identities = sides.iter().filter_map(|side| side.document.rules.as_ref()?.identities.as_ref()).flatten();
+    let mut all: BTreeMap<BTreeSet<(&'static str, String)>, Representative> = BTreeMap::new();
+    for identity in identities.chain([&nobody]) {
+        match representative(identity, destination) {
+            Ok(caller) => drop(all.insert(caller.selectors.clone(), caller)),
+            Err(why) => notes.push(format!("identity {:?} is nobody's: {why}", identity.name)),
+        }
+    }
+    let mut all: Vec<Representative> = all.into_values().collect();
+    all.sort_by_key(|caller| caller.selectors.len());
+    notes.dedup();
+    all
+}
+
+fn representative(identity: &Identity, destination: Destination) -> Result<Representative, String> {
+    let Identity { user_name, group_name, exe_path, process_name, .. } = identity;
+    let user = user_name.as_deref();
+    let elevated = match user {
+        Some(user) => user == "root",
+        None => destination.elevated_only(),
+    };
+    if destination.elevated_only() && !elevated {
+        return Err(format!("only root gets to {}, whatever rules say", destination.name()));
+    }
+    let executable = match (exe_path, process_name) {
+        (Some(path), name) => {
+            let path = path.trim_end_matches('/');
+            let last = path.rsplit('/').next().unwrap_or(path);
+            match name {
+                Some(name) if name != last => return Err(format!("a process at {path:?} is called {last:?}, not {name:?}")),
+                _ => Executable::Known(path.into()),
+            }
+        }
+        // In a folder that no selector can name: it is not UTF-8.
+        (None, Some(name)) => Executable::Known([&b"/\xFF/"[..], name.as_bytes()].concat().into()),
+        (None, None) => Executable::Unknown,
+    };
+    let texts = [("user", user_name), ("group", group_name), ("program", exe_path), ("process", process_name)];
+    let selectors: BTreeSet<(&'static str, String)> =
+        texts.into_iter().filter_map(|(what, selector)| Some((what, selector.clone()?))).collect();
+    let said: Vec<String> = texts.into_iter().filter_map(|(what, text)| Some(format!("{what} {}", text.as_ref()?))).collect();
+    let claims = Claims {
+        user_id: if elevated { 0 } else { 1000 },
+        // An account that no selector can name.
+        user_name: user.map_or_else(|| vec![0xFF].into(), Into::into),
+        user_groups: group_name.iter().map(|group| group.as_str().into()).collect(),
+        process_id: 0,
+        executable,
+        command_line: "".into(),
+        cgroup: 0,
+        confidence: Confidence::Verified,
+    };
+    Ok(Representative { label: if said.is_empty() { "everyone".to_owned() } else { said.join(", ") }, selectors, claims })
+}
+
+/// What both documents say about a representative.
+struct Seen {
+    region: usize,
+    caller: usize,
+    before: Result<Allowed, Denial>,
+    after: Result<Allowed, Denial>,
+}
+
+fn look(sides: &[Side<'_>; 2], destination: Destination, regions: &[Region], callers: &[Representative]) -> Vec<Seen> {
+    let rules: [PerDestination<Option<Arc<Rules>>>; 2] =
+        sides.each_ref().map(|side| only(destination, Rules::clone(&side.rules)));
+    let mut scratch = Scratch::new();
+    let mut seen = Vec::with_capacity(regions.len() * callers.len());
+    for (at, region) in regions.iter().enumerate() {
+        let target = region.target();
+        let request = Request { method: b"GET", target: target.as_bytes() };
+        for (caller, representative) in callers.iter().enumerate() {
+            let mut verdict = |rules| match decide(rules, destination.addr(), &representative.claims, request, &mut scratch) {
+                Decision::Allow(allowed) => Ok(allowed),
+                Decision::Audit(denial) | Decision::Deny(denial) => Err(denial),
+            };
+            let [old, new] = &rules;
+            seen.push(Seen { region: at, caller, before: verdict(old), after: verdict(new) });
+        }
+    }
+    seen
+}
+
+/// Whether one contains the other.
+fn contains(outer: &Seen, inner: &Seen, regions: &[Region], callers: &[Representative]) -> bool {
+    let region = regions.get(outer.region).zip(regions.get(inner.region)).is_some_and(|(outer, inner)| outer.covers(inner));
+    let caller = |(outer, inner): (&Representative, &Representative)| outer.selectors.is_subset(&inner.selectors);
+    region && callers.get(outer.caller).zip(callers.get(inner.caller)).is_some_and(caller)
+}
+
+/// Those that no other contains. They come with the wider ones of one kind first.
+fn widest<'s>(changed: &[&'s Seen], regions: &[Region], callers: &[Representative]) -> Vec<&'s Seen> {
+    let mut kept: Vec<&Seen> = Vec::new();
+    for point in changed {
+        if !kept.iter().any(|outer| contains(outer, point, regions, callers)) {
+            kept.push(point);
+        }
+    }
+    kept
+}
+
+/// Where, inside of a change, it remains denied (or allowed) what elsewhere is allowed (or denied) newly.
+fn exceptions(change: &Seen, allowed: bool, seen: &[Seen], regions: &[Region], callers: &[Representative]) -> Vec<String> {
+    let inside: Vec<&Seen> =
+        seen.iter().filter(|point| point.after.is_ok() != allowed && contains(change, point, regions, callers)).collect();
+    let all = widest(&inside, regions, callers);
+    let mut told: Vec<String> = all
+        .iter()
+        .take(EXCEPTIONS)
+        .filter_map(|point| {
+            let (region, caller) = (regions.get(point.region)?, callers.get(point.caller)?);
+            let what = if point.region == change.region { String::new() } else { region.label() };
+            let who = if point.caller == change.caller { String::new() } else { caller.label.clone() };
+            Some(if what.is_empty() || who.is_empty() { what + &who } else { format!("{what} for {who}") })
+        })
+        .collect();
+    if all.len() > EXCEPTIONS {
+        told.push(format!("{} more", all.len() - EXCEPTIONS));
+    }
+    told
+}
