@@ -6,7 +6,7 @@
 mod claims;
 pub mod redact;
 
-pub use claims::{AccountFacts, Claims, Confidence, ExeFact, Executable, ProcessFacts};
+pub use claims::{AccountFacts, Claims, Confidence, ExeFact, ExeHash, Executable, Fact, Needs, OnDemand, ProcessFacts};
 
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::{borrow::Borrow, fmt};
@@ -205,7 +205,7 @@ pub struct KernelRecord {
     pub ppid: u32,
     /// Real **user** id in the initial user namespace (I-20; not the group half of the kernel's combined value, S-09).
     pub uid: u32,
-    /// Real group id in the initial user namespace. Plays no part in decisions.
+    /// Real group id in the initial user namespace.
     pub gid: u32,
     /// Start time of the process, nanoseconds since boot; 0 if the kernel does not let us read it.
     pub start_boottime: u64,

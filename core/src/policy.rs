@@ -1,7 +1,7 @@
 //! The immutable snapshot that a request is decided by.
 
 use crate::authz::{Rules, Shadow};
-use crate::identity::PerDestination;
+use crate::identity::{Claims, Destination, Needs, PerDestination};
 use crate::sign::Signer;
 use crate::time::HostClock;
 use std::sync::Arc;
@@ -29,4 +29,22 @@ pub struct Policy {
     pub settled: bool,
     /// The host's clock (W-72).
     pub host_clock: HostClock,
+}
+
+impl Policy {
+    /// What some rule asks for that is found out about callers only on demand.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        self.documents().fold(Needs::default(), |needs, rules| needs | rules.needs())
+    }
+
+    /// Whether the hash of this caller's executable could make a difference.
+    #[must_use]
+    pub fn would_compare_exe_hash(&self, claims: &Claims) -> bool {
+        self.documents().any(|rules| rules.would_compare_exe_hash(claims))
+    }
+
+    fn documents(&self) -> impl Iterator<Item = &Rules> {
+        Destination::ALL.into_iter().filter_map(|destination| self.rules.get(destination).as_deref())
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::source::RULES;
 use super::{Agent, AgentEffect, Level};
-use crate::authz::{Document, Rules, Shadow};
+use crate::authz::{Document, Finding, Rules, Shadow};
 use crate::identity::Destination;
 use crate::policy::Epoch;
 use crate::time::Now;
@@ -53,9 +53,11 @@ impl Agent {
         let rules = compiled.map(|(rules, findings)| {
             let more = findings.len().saturating_sub(FINDINGS);
             let more = (more > 0).then(|| format!("{more} more like these"));
-            for finding in findings.iter().take(FINDINGS).map(ToString::to_string).chain(more) {
+            let level = |finding: &Finding| if finding.level() == log::Level::Error { Level::Error } else { Level::Warn };
+            let said = findings.iter().take(FINDINGS).map(|finding| (level(finding), finding.to_string()));
+            for (level, finding) in said.chain(more.map(|more| (Level::Warn, more))) {
                 let text = format!("{} rules: {finding}", destination.name());
-                self.tell(RULES, Level::Error, false, &text);
+                self.tell(RULES, level, false, &text);
                 self.remarks.get_mut(destination).push(text);
             }
             Arc::new(rules)

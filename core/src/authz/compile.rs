@@ -3,9 +3,10 @@
 use super::canonical::{self, CanonError};
 use super::decision::{IdentityId, PrivilegeId};
 use super::document::{self, Document, RuleLists};
+use super::finding::{self, Finding, Part};
 use super::matcher::Index;
 use super::selector::{Assigned, Selectors};
-use core::fmt;
+use crate::identity::{Claims, Needs};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +60,7 @@ pub struct Rules {
     pub(super) default_allow: bool,
     /// Some privilege has no canonical form: there are none, and all is denied.
     faulty: bool,
+    needs: Needs,
     pub(super) privileges: Box<[CompiledPrivilege]>,
     pub(super) identities: Box<[CompiledIdentity]>,
     pub(super) grants: Box<[Grant]>,
@@ -132,12 +134,16 @@ impl Rules {
             (default_allow, faulty) = (false, true);
             Vec::new()
         });
+        finding::unknown_members(document, &mut findings);
+        // What is worse comes first.
+        findings.sort_by_key(Finding::level);
         let rules = Self {
             id: document.id.as_str().into(),
             mode,
             mode_word: document.mode.as_str().into(),
             default_allow,
             faulty,
+            needs: compiled.identities.iter().fold(Needs::default(), |needs, identity| needs | identity.selectors.needs()),
             index: Index::new(&privileges),
             privileges: privileges.into(),
             identities: compiled.identities.into(),
@@ -175,6 +181,19 @@ impl Rules {
     #[must_use]
     pub const fn is_faulty(&self) -> bool {
         self.faulty
+    }
+
+    /// What some identity has a selector for that is found out about callers only on demand.
+    #[must_use]
+    pub const fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// Whether a hash of the executable could make a difference for this caller: some identity has an `exeSha256`, and everything else
+    /// that it has is the caller's.
+    #[must_use]
+    pub fn would_compare_exe_hash(&self, claims: &Claims) -> bool {
+        self.needs.exe_hash && self.identities.iter().any(|identity| identity.selectors.lack_only_exe_hash(claims))
     }
 
     /// Name of a privilege of these rules.
@@ -217,6 +236,7 @@ impl<'a> Lists<'a> {
                 roles: Some(roles),
                 identities: Some(identities),
                 role_assignments: Some(assignments),
+                unknown: _,
             } => Some(Self { privileges, roles, identities, assignments }),
             _ => {
                 findings.push(Finding::IncompleteLists);
@@ -251,7 +271,18 @@ fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
     let identity_ids: BTreeMap<&str, IdentityId> = identities.keys().copied().zip((0..).map(IdentityId)).collect();
     let identities: Vec<CompiledIdentity> = identities
         .into_iter()
-        .map(|(name, identity)| CompiledIdentity { name: name.into(), selectors: Selectors::of(identity) })
+        .map(|(name, identity)| {
+            if let (true, Some(member)) = (identity.is_everyone(), identity.unknown.names().next()) {
+                findings.push(Finding::Everyone { identity: name.into(), member: member.into() });
+            }
+            let selectors = Selectors::of(identity);
+            findings.extend(selectors.faults().map(|(selector, expected)| Finding::FaultySelector {
+                identity: name.into(),
+                selector,
+                expected,
+            }));
+            CompiledIdentity { name: name.into(), selectors }
+        })
         .collect();
 
     // which identities each role has, then which roles each privilege is in.
@@ -322,71 +353,4 @@ fn compile_privilege(privilege: &document::Privilege) -> Result<Canonical, (Part
         }
     }
     Ok((path, constraints.into_iter().collect()))
-}
-
-/// Something about a document that somebody should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The mode word is unknown and counts as `disabled`.
-    UnknownMode {
-        /// The word.
-        word: Box<str>,
-    },
-    /// Not all four lists are present: there are no privileges, only default access.
-    IncompleteLists,
-    /// A role assignment names a role that is not defined, and is skipped.
-    UndefinedRole {
-        /// The role's name.
-        role: Box<str>,
-    },
-    /// A privilege has no canonical form: the whole document has no privileges and denies.
-    FaultyPrivilege {
-        /// The privilege's name.
-        privilege: Box<str>,
-        /// Where the fault is.
-        part: Part,
-        /// What it is.
-        error: CanonError,
-    },
-}
-
-/// A part of a privilege.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Its path.
-    Path,
-    /// The name of a query parameter.
-    ParameterName,
-    /// The value of a query parameter.
-    ParameterValue,
-}
-
-impl Finding {
-    /// How loudly to say it.
-    #[must_use]
-    pub const fn level(&self) -> log::Level {
-        match self {
-            Self::IncompleteLists => log::Level::Warn,
-            Self::UnknownMode { .. } | Self::UndefinedRole { .. } | Self::FaultyPrivilege { .. } => log::Level::Error,
-        }
-    }
-}
-
-/// One line; names are quoted and escaped, because they come from outside (SEC-07).
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownMode { word } => write!(f, "unknown mode {word:?} counts as disabled"),
-            Self::IncompleteLists => f.write_str("not all four rule lists are present: only default access counts"),
-            Self::UndefinedRole { role } => write!(f, "role assignment names the undefined role {role:?}"),
-            Self::FaultyPrivilege { privilege, part, error } => {
-                let part = match part {
-                    Part::Path => "path",
-                    Part::ParameterName => "name of a query parameter",
-                    Part::ParameterValue => "value of a query parameter",
-                };
-                write!(f, "privilege {privilege:?}: its {part} has no canonical form ({error}); all requests are denied")
-            }
-        }
-    }
 }

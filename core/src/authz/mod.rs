@@ -12,6 +12,7 @@ mod detail;
 mod document;
 mod explanation;
 mod export;
+mod finding;
 mod guard;
 mod legacy;
 pub mod local;
@@ -23,15 +24,16 @@ mod tests;
 
 pub use crate::json::place::Place;
 pub use canonical::{CanonError, Scratch};
-pub use compile::{Finding, Mode, Part, Rules};
+pub use compile::{Mode, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
 pub use descriptor::Descriptor;
 #[cfg(feature = "advise")]
 pub use detail::{Compared, Match, Near, Parameter};
-pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAssignment, RuleLists};
+pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAssignment, RuleLists, Unknown};
 pub(crate) use explanation::Name;
 pub use explanation::{Explanation, Reason, explain};
 pub use export::{IdentityView, PrivilegeView};
+pub use finding::{Finding, Part, Place};
 pub use guard::{raw_path, traversal_guard};
 pub use legacy::{CanonicalMode, Legacy, Shadow};
 pub use local::{LocalError, LocalRules};

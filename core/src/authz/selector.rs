@@ -3,15 +3,16 @@
 use super::compile::CompiledIdentity;
 use super::decision::IdentityId;
 use super::document::Identity;
-use crate::identity::Claims;
+use crate::identity::{Claims, ExeHash, Needs};
 use core::cmp::Ordering;
 use core::fmt;
 use core::iter::once;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The selectors of an identity; an absent one is not checked. Compared on bytes, exactly.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Selectors {
     #[serde(rename = "userName", skip_serializing_if = "Option::is_none")]
     user: Option<Box<str>>,
@@ -21,6 +22,74 @@ pub(super) struct Selectors {
     exe: Option<Box<str>>,
     #[serde(rename = "processName", skip_serializing_if = "Option::is_none")]
     process: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_sha256: Option<Readable<ExeHash>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup_path: Option<Readable<Cgroup>>,
+}
+
+/// A selector that must have a form; one that has not is equal to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Readable<T> {
+    Good(T),
+    Faulty(Box<str>),
+}
+
+impl<T> Readable<T> {
+    fn read(text: &str, read: impl Fn(&str) -> Option<T>) -> Self {
+        read(text).map_or_else(|| Self::Faulty(text.into()), Self::Good)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Readable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(selector) => selector.fmt(f),
+            Self::Faulty(text) => write!(f, "{text:?} (matches nothing)"),
+        }
+    }
+}
+
+/// A control group, or it and all below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Cgroup {
+    /// From the root of the hierarchy.
+    path: Box<str>,
+    below: bool,
+}
+
+impl Cgroup {
+    fn read(text: &str) -> Option<Self> {
+        let (path, below) = text.strip_suffix("/*").map_or((text, false), |path| (path, true));
+        (text.starts_with('/')).then(|| Self { path: path.into(), below })
+    }
+
+    fn key(&self) -> Key<'_> {
+        let path = self.path.as_bytes();
+        if self.below { Key::CgroupBelow(path) } else { Key::Cgroup(path) }
+    }
+
+    fn contains(&self, path: &[u8]) -> bool {
+        let (ours, mut theirs) = (components(self.path.as_bytes()), components(path));
+        ours.map(Some).all(|ours| theirs.next() == ours) && (self.below || theirs.next().is_none())
+    }
+}
+
+impl fmt::Display for Cgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", if self.below { format!("{}/*", self.path) } else { self.path.to_string() })
+    }
+}
+
+impl Serialize for Cgroup {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}{}", self.path, if self.below { "/*" } else { "" }))
+    }
 }
 
 impl Selectors {
@@ -31,22 +100,62 @@ impl Selectors {
             group: boxed(&identity.group_name),
             exe: boxed(&identity.exe_path),
             process: boxed(&identity.process_name),
+            uid: identity.uid,
+            gid: identity.gid,
+            exe_sha256: identity.exe_sha256.as_deref().map(|text| Readable::read(text, ExeHash::from_hex)),
+            cgroup_path: identity.cgroup_path.as_deref().map(|text| Readable::read(text, Cgroup::read)),
+        }
+    }
+
+    /// Selectors that are equal to nothing, and what they would have to be.
+    pub(super) fn faults(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let hash = matches!(self.exe_sha256, Some(Readable::Faulty(_))).then_some(("exeSha256", "64 hexadecimal digits"));
+        let cgroup = matches!(self.cgroup_path, Some(Readable::Faulty(_))).then_some(("cgroupPath", "a path that begins with /"));
+        hash.into_iter().chain(cgroup)
+    }
+
+    /// What has to be found out about callers for them.
+    pub(super) const fn needs(&self) -> Needs {
+        Needs {
+            exe_hash: matches!(self.exe_sha256, Some(Readable::Good(_))),
+            cgroup_path: matches!(self.cgroup_path, Some(Readable::Good(_))),
         }
     }
 
     /// Whether all selectors are equal to the caller's.
     pub(super) fn match_caller(&self, claims: &Claims) -> bool {
+        let hash = match &self.exe_sha256 {
+            Some(Readable::Good(hash)) => claims.exe_hash() == Some(hash),
+            Some(Readable::Faulty(_)) => false,
+            None => true,
+        };
+        hash && self.match_but_hash(claims)
+    }
+
+    /// Whether there is a hash to compare, and all other selectors are equal to the caller's.
+    pub(super) fn lack_only_exe_hash(&self, claims: &Claims) -> bool {
+        matches!(self.exe_sha256, Some(Readable::Good(_))) && self.match_but_hash(claims)
+    }
+
+    fn match_but_hash(&self, claims: &Claims) -> bool {
         let text = |selector: &Option<Box<str>>, caller: Option<&[u8]>| match selector {
             Some(selector) => caller == Some(selector.as_bytes()),
             None => true,
         };
         text(&self.user, Some(claims.user_name.as_bytes()))
+            && self.uid.is_none_or(|uid| claims.user_id == uid)
+            && self.gid.is_none_or(|gid| claims.group_id == gid)
             && self.group.as_ref().is_none_or(|group| claims.in_group(group.as_bytes()))
             && self
                 .exe
                 .as_ref()
                 .is_none_or(|exe| claims.exe_path().is_some_and(|path| compare_paths(exe.as_bytes(), path) == Ordering::Equal))
             && text(&self.process, claims.process_name())
+            && match &self.cgroup_path {
+                Some(Readable::Good(cgroup)) => claims.cgroup_path().is_some_and(|path| cgroup.contains(path)),
+                Some(Readable::Faulty(_)) => false,
+                None => true,
+            }
     }
 
     /// What an identity may be looked up by: each selector, or nothing if there is none.
@@ -54,23 +163,61 @@ impl Selectors {
         fn key(selector: &Option<Box<str>>) -> Option<&[u8]> {
             selector.as_ref().map(|text| text.as_bytes())
         }
-        let Self { user, group, exe, process } = self;
-        let anyone = (user.is_none() && group.is_none() && exe.is_none() && process.is_none()).then_some(Key::Anyone);
-        [anyone, key(user).map(Key::User), key(group).map(Key::Group), key(exe).map(Key::Exe), key(process).map(Key::Process)]
-            .into_iter()
-            .flatten()
+        let Self { user, group, exe, process, uid, gid, exe_sha256, cgroup_path } = self;
+        let keys = [
+            key(user).map(Key::User),
+            key(group).map(Key::Group),
+            key(exe).map(Key::Exe),
+            key(process).map(Key::Process),
+            uid.map(Key::Uid),
+            gid.map(Key::Gid),
+            exe_sha256.as_ref().map(|hash| match hash {
+                Readable::Good(hash) => Key::ExeHash(hash),
+                Readable::Faulty(_) => Key::Nobody,
+            }),
+            cgroup_path.as_ref().map(|cgroup| match cgroup {
+                Readable::Good(cgroup) => cgroup.key(),
+                Readable::Faulty(_) => Key::Nobody,
+            }),
+        ];
+        let anyone = keys.iter().all(Option::is_none).then_some(Key::Anyone);
+        keys.into_iter().chain(once(anyone)).flatten()
     }
 }
 
 /// Members and values as in a document, or `everyone`.
 impl fmt::Display for Selectors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, group, exe, process } = self;
-        let members = [("userName", user), ("groupName", group), ("exePath", exe), ("processName", process)];
+        struct Quoted<'a>(&'a str);
+        impl fmt::Display for Quoted<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.0, f)
+            }
+        }
+        fn text(selector: &Option<Box<str>>) -> Option<Quoted<'_>> {
+            selector.as_deref().map(Quoted)
+        }
+        fn shown<T: fmt::Display>(selector: &Option<T>) -> Option<&dyn fmt::Display> {
+            selector.as_ref().map(|selector| selector as &dyn fmt::Display)
+        }
+        let Self { user, group, exe, process, uid, gid, exe_sha256, cgroup_path } = self;
+        let texts = [text(user), text(group), text(exe), text(process)];
+        let [user, group, exe, process] = &texts;
         let mut separator = "";
-        for (name, value) in members.into_iter().filter_map(|(name, value)| value.as_ref().map(|value| (name, value))) {
-            write!(f, "{separator}{name} {value:?}")?;
-            separator = ", ";
+        for (name, value) in [
+            ("userName", shown(user)),
+            ("groupName", shown(group)),
+            ("exePath", shown(exe)),
+            ("processName", shown(process)),
+            ("uid", shown(uid)),
+            ("gid", shown(gid)),
+            ("exeSha256", shown(exe_sha256)),
+            ("cgroupPath", shown(cgroup_path)),
+        ] {
+            if let Some(value) = value {
+                write!(f, "{separator}{name} {value}")?;
+                separator = ", ";
+            }
         }
         if separator.is_empty() { f.write_str("everyone") } else { Ok(()) }
     }
@@ -79,11 +226,18 @@ impl fmt::Display for Selectors {
 /// What an identity is looked up by.
 #[derive(Debug, Clone, Copy)]
 enum Key<'a> {
-    Anyone,
     User(&'a [u8]),
     Group(&'a [u8]),
     Process(&'a [u8]),
     Exe(&'a [u8]),
+    Uid(u32),
+    Gid(u32),
+    ExeHash(&'a ExeHash),
+    Cgroup(&'a [u8]),
+    CgroupBelow(&'a [u8]),
+    Anyone,
+    /// Never asked for.
+    Nobody,
 }
 
 impl Ord for Key<'_> {
@@ -91,6 +245,9 @@ impl Ord for Key<'_> {
         match (*self, *other) {
             (Key::User(a), Key::User(b)) | (Key::Group(a), Key::Group(b)) | (Key::Process(a), Key::Process(b)) => a.cmp(b),
             (Key::Exe(a), Key::Exe(b)) => compare_paths(a, b),
+            (Key::Uid(a), Key::Uid(b)) | (Key::Gid(a), Key::Gid(b)) => a.cmp(&b),
+            (Key::ExeHash(a), Key::ExeHash(b)) => a.cmp(b),
+            (Key::Cgroup(a), Key::Cgroup(b)) | (Key::CgroupBelow(a), Key::CgroupBelow(b)) => components(a).cmp(components(b)),
             _ => self.rank().cmp(&other.rank()),
         }
     }
@@ -113,11 +270,17 @@ impl Eq for Key<'_> {}
 impl Key<'_> {
     const fn rank(self) -> u8 {
         match self {
-            Self::Anyone => 0,
-            Self::User(_) => 1,
-            Self::Group(_) => 2,
-            Self::Process(_) => 3,
-            Self::Exe(_) => 4,
+            Self::User(_) => 0,
+            Self::Group(_) => 1,
+            Self::Process(_) => 2,
+            Self::Exe(_) => 3,
+            Self::Uid(_) => 4,
+            Self::Gid(_) => 5,
+            Self::ExeHash(_) => 6,
+            Self::Cgroup(_) => 7,
+            Self::CgroupBelow(_) => 8,
+            Self::Anyone => 9,
+            Self::Nobody => 10,
         }
     }
 }
@@ -125,7 +288,12 @@ impl Key<'_> {
 /// A set of identities that privileges have in common, each under the one of its selectors that is rarest in the set: finding
 /// the caller's costs a few binary searches, however many there are.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Assigned(Box<[Entry]>);
+pub(super) struct Assigned {
+    /// Ascending by key.
+    entries: Box<[Entry]>,
+    /// A bit for each rank of a key that is among them: nobody looks for others.
+    ranks: u16,
+}
 
 /// An identity, and which of its [`Selectors::keys`] it stands under.
 #[derive(Debug, Clone, Copy)]
@@ -152,28 +320,33 @@ impl Assigned {
         let mut entries: Box<[Entry]> =
             ids.iter().map(|id| Entry { identity: *id, key: rarest(id).map_or(0, |(at, _)| at) }).collect();
         entries.sort_by(|a, b| a.key(identities).cmp(&b.key(identities)));
-        Self(entries)
+        let ranks = entries.iter().fold(0, |ranks, entry| ranks | 1 << entry.key(identities).rank());
+        Self { entries, ranks }
     }
 
     /// All of them, in no order.
     pub(super) fn identities(&self) -> impl Iterator<Item = IdentityId> {
-        self.0.iter().map(|entry| entry.identity)
+        self.entries.iter().map(|entry| entry.identity)
     }
 
     /// The first identity that is the caller's.
     pub(super) fn find(&self, identities: &[CompiledIdentity], claims: &Claims) -> Option<IdentityId> {
-        if self.0.is_empty() {
+        if self.entries.is_empty() {
             return None;
         }
         // Who means everyone comes last: the others say more.
-        let mut keys = once(Key::User(claims.user_name.as_bytes()))
+        let keys = once(Key::User(claims.user_name.as_bytes()))
             .chain(claims.user_groups.iter().map(|group| Key::Group(group.as_bytes())))
             .chain(claims.process_name().map(Key::Process))
             .chain(claims.exe_path().map(Key::Exe))
+            .chain([Key::Uid(claims.user_id), Key::Gid(claims.group_id)])
+            .chain(claims.exe_hash().map(Key::ExeHash))
+            .chain(claims.cgroup_path().map(Key::Cgroup))
+            .chain(claims.cgroup_path().into_iter().flat_map(ancestors).map(Key::CgroupBelow))
             .chain(once(Key::Anyone));
-        keys.find_map(|key| {
-            let first = self.0.partition_point(|entry| entry.key(identities) < key);
-            let candidates = self.0.iter().skip(first).take_while(|entry| entry.key(identities) == key);
+        keys.filter(|key| self.ranks & 1 << key.rank() != 0).find_map(|key| {
+            let first = self.entries.partition_point(|entry| entry.key(identities) < key);
+            let candidates = self.entries.iter().skip(first).take_while(|entry| entry.key(identities) == key);
             candidates
                 .map(|entry| entry.identity)
                 .find(|id| identities.get(id.0 as usize).is_some_and(|identity| identity.selectors.match_caller(claims)))
@@ -181,18 +354,26 @@ impl Assigned {
     }
 }
 
+/// The path itself, and whatever it lies in, the root last.
+fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+    once(path).chain(slashes.map(|(at, _)| path.get(..at).unwrap_or_default()))
+}
+
+/// What lies between slashes, and is not nothing or `.`.
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|b| *b == b'/').filter(|component| !matches!(*component, b"" | b"."))
+}
+
 /// Compares paths component by component: repeated slashes, `/./` and a final slash do not matter; `..` and links stay as they
 /// are (R-40).
 fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
-    fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-        path.split(|b| *b == b'/').filter(|component| !matches!(*component, b"" | b"."))
-    }
     a.starts_with(b"/").cmp(&b.starts_with(b"/")).then_with(|| components(a).cmp(components(b)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::compare_paths;
+    use super::*;
     use core::cmp::Ordering::{Equal, Greater, Less};
 
     #[test]
@@ -203,6 +384,8 @@ mod tests {
         for other in ["usr/bin/curl", "/usr/bin/curl2", "/usr/bin/Curl", "/usr/lib/../bin/curl", "/usr/bin", ""] {
             assert_ne!(compare_paths(b"/usr/bin/curl", other.as_bytes()), Equal, "{other}");
         }
+        assert_eq!(ancestors(b"/a/bc").collect::<Vec<_>>(), [&b"/a/bc"[..], b"/a", b""]);
+        assert_eq!(ancestors(b"/").collect::<Vec<_>>(), [&b"/"[..], b""]);
         assert_eq!((compare_paths(b"/a/b", b"/a-b"), compare_paths(b"/b", b"/a")), (Less, Greater));
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::identity::{Confidence, Executable};
+use crate::identity::{Confidence, ExeHash, Executable, Fact, OnDemand};
 use serde_json::{Value, json};
 
 const DECISIONS: &str = include_str!("../../../testdata/vectors/decisions.json");
@@ -10,6 +10,7 @@ pub(super) fn claims(identity: &Value) -> Claims {
     let groups = identity["userGroups"].as_array().unwrap().iter().map(|g| g.as_str().unwrap().into());
     let claims = Claims {
         user_id: u32::try_from(identity["userId"].as_u64().unwrap()).unwrap(),
+        group_id: 100,
         user_name: identity["userName"].as_str().unwrap().into(),
         user_groups: groups.collect(),
         process_id: 1,
@@ -17,6 +18,7 @@ pub(super) fn claims(identity: &Value) -> Claims {
         command_line: "".into(),
         cgroup: 1,
         confidence: Confidence::Verified,
+        on_demand: OnDemand::default(),
     };
     assert_eq!(identity["runAsElevated"], claims.is_elevated());
     assert_eq!(identity["processName"].as_str().unwrap().as_bytes(), claims.process_name().unwrap_or_default());
@@ -238,6 +240,14 @@ mod naive {
         (canonical.segments().map(text).collect(), canonical.parameters().map(|(n, v)| (text(n), text(v))).collect())
     }
 
+    fn in_cgroup(selector: &str, path: &[u8]) -> bool {
+        let path = format!("{}/", std::str::from_utf8(path).unwrap().trim_end_matches('/'));
+        match selector.strip_suffix("/*") {
+            Some(above) => path.starts_with(&format!("{above}/")),
+            None => selector.starts_with('/') && path == format!("{}/", selector.trim_end_matches('/')),
+        }
+    }
+
     pub(super) fn allows(document: &Document, claims: &Claims, target: &str) -> bool {
         let lists = document.rules.as_ref().unwrap();
         let (segments, parameters) = pieces(target);
@@ -263,6 +273,12 @@ mod naive {
                             && i.group_name.as_ref().is_none_or(|g| claims.in_group(g.as_bytes()))
                             && i.exe_path.as_ref().is_none_or(|e| Some(e.as_bytes()) == claims.exe_path())
                             && i.process_name.as_ref().is_none_or(|p| Some(p.as_bytes()) == claims.process_name())
+                            && i.uid.is_none_or(|uid| uid == claims.user_id)
+                            && i.gid.is_none_or(|gid| gid == claims.group_id)
+                            && i.exe_sha256
+                                .as_ref()
+                                .is_none_or(|h| claims.exe_hash().is_some_and(|hash| hash.to_string() == h.to_lowercase()))
+                            && i.cgroup_path.as_ref().is_none_or(|c| claims.cgroup_path().is_some_and(|path| in_cgroup(c, path)))
                     })
                 })
             });
@@ -311,6 +327,7 @@ impl Seeded {
         let privileges = (0..self.below(24)).map(|i| Privilege {
             name: format!("p{i}"),
             path: self.path(),
+            unknown: Unknown::default(),
             query_parameters: (self.below(2) == 0).then(|| {
                 QueryParameters(
                     (0..self.below(3)).map(|_| (self.pick(&["x", "Y", "z"]).into(), self.pick(&["1", "2", ""]).into())).collect(),
@@ -324,6 +341,11 @@ impl Seeded {
             group_name: self.maybe(&["docker", "alice", "adm"]),
             exe_path: self.maybe(&["/usr/bin/curl", "/bin/sh"]),
             process_name: self.maybe(&["curl", "sh"]),
+            uid: self.maybe(&["0", "1000"]).map(|uid| uid.parse().unwrap()),
+            gid: self.maybe(&["0", "100"]).map(|gid| gid.parse().unwrap()),
+            exe_sha256: self.maybe(&[&"ab".repeat(32), &"AB".repeat(32), &"cd".repeat(32), "x"]),
+            cgroup_path: self.maybe(&["/", "/*", "/a.slice", "/a.slice/", "/a.slice/*", "/a.slice/b", "/a.slice/b/*", "b", "/a"]),
+            ..Identity::default()
         });
         let identities = identities.collect();
         Document {
@@ -332,14 +354,22 @@ impl Seeded {
             id: String::new(),
             rules: Some(RuleLists {
                 privileges: Some(privileges),
-                roles: Some((0..5).map(|i| Role { name: format!("r{i}"), privileges: names(self, "p", 26) }).collect()),
+                roles: Some(
+                    (0..5).map(|i| Role { name: format!("r{i}"), privileges: names(self, "p", 26), ..Role::default() }).collect(),
+                ),
                 identities: Some(identities),
                 role_assignments: Some(
                     (0..6)
-                        .map(|_| RoleAssignment { role: format!("r{}", self.below(6)), identities: names(self, "i", 7) })
+                        .map(|_| RoleAssignment {
+                            role: format!("r{}", self.below(6)),
+                            identities: names(self, "i", 7),
+                            ..RoleAssignment::default()
+                        })
                         .collect(),
                 ),
+                ..RuleLists::default()
             }),
+            ..Document::default()
         }
     }
 
@@ -354,7 +384,15 @@ impl Seeded {
 #[test]
 fn compiled_rules_decide_like_section_3_in_any_order_r43() {
     let mut seeded = Seeded(3);
-    let callers = [alice(), root(), Claims { user_groups: vec!["adm".into(), "docker".into()], ..root() }];
+    let found = |exe_hash: Fact<ExeHash>, path: &str| OnDemand { exe_hash, cgroup_path: Fact::Known(path.into()) };
+    let callers = [
+        alice(),
+        root(),
+        Claims { user_groups: vec!["adm".into(), "docker".into()], ..root() },
+        alice().with(found(Fact::Known(ExeHash([0xab; 32])), "/a.slice/b")),
+        alice().with(found(Fact::Unknown, "/")),
+        root().with(found(Fact::Known(ExeHash([0xab; 32])), "/a.slice")),
+    ];
     let mut scratch = Scratch::new();
     let mut counts = [0, 0];
     for _ in 0..400 {
@@ -366,7 +404,7 @@ fn compiled_rules_decide_like_section_3_in_any_order_r43() {
         seeded.shuffle(lists.identities.as_mut().unwrap());
         seeded.shuffle(lists.role_assignments.as_mut().unwrap());
         let [rules, shuffled] = [&document, &shuffled].map(|d| imds(&Arc::new(Rules::compile(d).0)));
-        for _ in 0..40 {
+        for _ in 0..20 {
             let target = seeded.target();
             for claims in &callers {
                 let to = Destination::Imds.addr();
@@ -380,4 +418,122 @@ fn compiled_rules_decide_like_section_3_in_any_order_r43() {
         }
     }
     assert!(counts.iter().all(|n| *n > 5_000), "{counts:?}");
+}
+
+/// The single identity of a document that allows what it matches and nothing else.
+fn only(identity: &Value) -> (Arc<Rules>, Vec<Finding>) {
+    let mut identity = identity.clone();
+    identity["name"] = "i".into();
+    compile(json!({"defaultAccess": "deny", "mode": "enforce", "id": "", "rules": {
+        "privileges": [{"name": "p", "path": ""}], "roles": [{"name": "r", "privileges": ["p"]}],
+        "identities": [identity], "roleAssignments": [{"role": "r", "identities": ["i"]}]}}))
+}
+
+/// I-03, I-28, R-33: beyond the documents' selectors, and only by what the kernel attributed.
+#[test]
+fn own_selectors_compare_what_is_established_and_nothing_else_r33() {
+    let hash = "0123456789abcdef".repeat(4);
+    let known =
+        |path: &str| OnDemand { exe_hash: Fact::Known(ExeHash::from_hex(&hash).unwrap()), cgroup_path: Fact::Known(path.into()) };
+    let matches = |identity: Value, claims: &Claims| ask(&only(&identity).0, claims, "/").forwards();
+    let alice = alice().with(known("/user.slice/user-1000.slice/run.service"));
+    for (identity, expected) in [
+        (json!({"uid": 1000}), true),
+        (json!({"uid": 0}), false),
+        (json!({"gid": 100}), true),
+        (json!({"gid": 1000}), false),
+        (json!({"uid": 1000, "gid": 1000}), false),
+        (json!({"exeSha256": hash}), true),
+        (json!({"exeSha256": hash.to_uppercase()}), true),
+        (json!({"exeSha256": hash.replace('0', "1")}), false),
+        (json!({"exeSha256": hash, "userName": "alice", "exePath": "/usr/bin/curl"}), true),
+        (json!({"exeSha256": hash, "userName": "bob"}), false),
+        (json!({"cgroupPath": "/user.slice/user-1000.slice/run.service"}), true),
+        (json!({"cgroupPath": "/user.slice//./user-1000.slice/run.service/"}), true),
+        (json!({"cgroupPath": "/user.slice/user-1000.slice"}), false),
+        (json!({"cgroupPath": "/user.slice/user-1000.slice/*"}), true),
+        (json!({"cgroupPath": "/user.slice/user-1000.slice/run.service/*"}), true),
+        (json!({"cgroupPath": "/user.slice/user-100/*"}), false),
+        (json!({"cgroupPath": "/user.slice/user-1000.slice/run.service/x/*"}), false),
+        (json!({"cgroupPath": "/user.slice/*/run.service"}), false),
+        (json!({"cgroupPath": "/*"}), true),
+        (json!({"cgroupPath": "/"}), false),
+        (json!({"cgroupPath": "/User.slice/*"}), false),
+    ] {
+        assert_eq!(matches(identity.clone(), &alice), expected, "{identity}");
+    }
+    // What is not established matches nothing; a hash of a file that somebody else's mounts show is not.
+    for on_demand in [OnDemand::default(), OnDemand { exe_hash: Fact::Unknown, cgroup_path: Fact::Unknown }] {
+        let claims = alice.clone().with(on_demand);
+        for identity in [json!({"exeSha256": hash}), json!({"cgroupPath": "/*"}), json!({"cgroupPath": "/"})] {
+            assert!(!matches(identity.clone(), &claims), "{identity}");
+        }
+    }
+    for executable in [Executable::Elsewhere("/usr/bin/curl".into()), Executable::Unknown] {
+        assert!(!matches(json!({"exeSha256": hash}), &Claims { executable, ..alice.clone() }));
+    }
+}
+
+/// SEC-06
+#[test]
+fn a_selector_that_cannot_be_read_matches_nobody_and_is_told() {
+    for (identity, selector, expected) in [
+        (json!({"exeSha256": "abc"}), "exeSha256", "64 hexadecimal digits"),
+        (json!({"exeSha256": ""}), "exeSha256", "64 hexadecimal digits"),
+        (json!({"exeSha256": "g".repeat(64), "userName": "alice"}), "exeSha256", "64 hexadecimal digits"),
+        (json!({"cgroupPath": "user.slice/*"}), "cgroupPath", "a path that begins with /"),
+        (json!({"cgroupPath": "", "uid": 1000}), "cgroupPath", "a path that begins with /"),
+    ] {
+        let (rules, findings) = only(&identity);
+        let told = Finding::FaultySelector { identity: "i".into(), selector, expected };
+        assert_eq!((findings[0].level(), findings), (log::Level::Error, vec![told]));
+        let found = OnDemand { exe_hash: Fact::Known(ExeHash([0; 32])), cgroup_path: Fact::Known("/user.slice/x".into()) };
+        assert!(!ask(&rules, &alice().with(found), "/").forwards(), "{identity}");
+        let text = serde_json::to_value(&*rules).unwrap()["identities"]["i"][selector].clone();
+        assert_eq!(text, identity[selector], "the snapshot shows it as it was given");
+    }
+}
+
+#[test]
+fn unknown_members_change_nothing_and_are_told_r05() {
+    let (rules, findings) = compile(json!({"defaultAccess": "deny", "mode": "enforce", "id": "", "x\n": 1, "rules": {
+        "privileges": [{"name": "p", "path": "", "methods": ["GET"]}], "roles": [{"name": "r", "privileges": ["p"], "a": 1}],
+        "identities": [{"name": "i", "userName": "alice", "username": "bob"}, {"name": "all", "exeSHA256": "00", "z": []}],
+        "roleAssignments": [{"role": "r", "identities": ["i"]}, {"role": "r", "identities": [], "until": null}], "version": 2}}));
+    assert!(ask(&rules, &alice(), "/").forwards());
+    assert!(!ask(&rules, &root(), "/").forwards());
+    let told: Vec<String> = findings.iter().map(|f| format!("{} {f}", f.level())).collect();
+    let unknown = |place: &str, member: &str| format!("WARN {place}: the member {member:?} is not known and changes nothing");
+    assert_eq!(
+        told,
+        [
+            r#"ERROR identity "all" matches everyone: "exeSHA256" is no selector that is known, and it has no other"#.to_owned(),
+            unknown("the document", "x\n"),
+            unknown("rules", "version"),
+            unknown(r#"privilege "p""#, "methods"),
+            unknown(r#"role "r""#, "a"),
+            unknown(r#"identity "i""#, "username"),
+            unknown(r#"identity "all""#, "exeSHA256"),
+            unknown(r#"identity "all""#, "z"),
+            unknown("role assignment 1", "until"),
+        ]
+    );
+}
+
+#[test]
+fn rules_say_what_they_need_of_callers() {
+    let hash = "0".repeat(64);
+    for (identity, exe_hash, cgroup_path, for_alice) in [
+        (json!({"uid": 1, "exePath": "/a"}), false, false, false),
+        (json!({"exeSha256": hash, "userName": "bob"}), true, false, false),
+        (json!({"exeSha256": hash, "userName": "alice"}), true, false, true),
+        (json!({"exeSha256": hash}), true, false, true),
+        (json!({"exeSha256": "x"}), false, false, false),
+        (json!({"cgroupPath": "/a"}), false, true, false),
+    ] {
+        let policy = crate::policy::Policy { rules: imds(&only(&identity).0), ..Default::default() };
+        assert_eq!(policy.needs(), crate::identity::Needs { exe_hash, cgroup_path }, "{identity}");
+        assert_eq!(policy.would_compare_exe_hash(&alice()), for_alice, "{identity}");
+        assert_eq!(alice().lacks(policy.needs()), exe_hash || cgroup_path, "{identity}");
+    }
 }

@@ -2,6 +2,9 @@
 
 use super::{KernelRecord, RawText, redact};
 use core::cmp::Ordering;
+use core::fmt;
+use core::ops::BitOr;
+use serde::{Serialize, Serializer};
 
 /// What could be established about the caller's executable after accept (I-27 to I-29).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,94 @@ pub enum ExeFact {
     OtherMount(RawText),
     /// The process exited, executed another program since, or cannot be read (I-16).
     Gone,
+}
+
+/// SHA-256 of an executable's content.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExeHash(pub [u8; 32]);
+
+impl ExeHash {
+    /// Reads 64 hexadecimal digits of either case.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+        let mut hash = [0; 32];
+        if pairs.len() != hash.len() {
+            return None;
+        }
+        for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Some(Self(hash))
+    }
+}
+
+/// 64 digits, lower-case.
+impl fmt::Display for ExeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ExeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for ExeHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Something about callers that is found out only when rules ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fact<T> {
+    /// Nobody looked.
+    #[default]
+    NotAsked,
+    /// It could not be established beyond doubt, or no rule could have made a difference of it.
+    Unknown,
+    /// This is it.
+    Known(T),
+}
+
+impl<T> Fact<T> {
+    /// What is known.
+    pub const fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(fact) => Some(fact),
+            Self::NotAsked | Self::Unknown => None,
+        }
+    }
+}
+
+/// What rules ask for beyond what is found out about every caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// An identity has an `exeSha256`.
+    pub exe_hash: bool,
+    /// An identity has a `cgroupPath`.
+    pub cgroup_path: bool,
+}
+
+impl BitOr for Needs {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self { exe_hash: self.exe_hash | other.exe_hash, cgroup_path: self.cgroup_path | other.cgroup_path }
+    }
+}
+
+/// What was found out for them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OnDemand {
+    /// Of the executable's content.
+    pub exe_hash: Fact<ExeHash>,
+    /// The cgroup of the kernel's record: its path from the root of the cgroup2 hierarchy, as in `/proc/PID/cgroup`.
+    pub cgroup_path: Fact<RawText>,
 }
 
 /// What `/proc` said about the connecting process.
@@ -58,6 +149,8 @@ pub enum Confidence {
 pub struct Claims {
     /// Real user id in the initial user namespace (I-03).
     pub user_id: u32,
+    /// Real group id in the initial user namespace.
+    pub group_id: u32,
     /// Account name, `undefined` without an account (I-04, I-14).
     pub user_name: RawText,
     /// Group names (I-05).
@@ -72,6 +165,8 @@ pub struct Claims {
     pub cgroup: u64,
     /// How far the identity was confirmed.
     pub confidence: Confidence,
+    /// What only some rules ask for.
+    pub on_demand: OnDemand,
 }
 
 impl Claims {
@@ -89,6 +184,7 @@ impl Claims {
         };
         Self {
             user_id: record.uid,
+            group_id: record.gid,
             user_name: account.name.unwrap_or_else(|| RawText::from("undefined")),
             user_groups: account.groups,
             process_id: record.tgid,
@@ -100,7 +196,37 @@ impl Claims {
             command_line: redact::command_line(cmdline.as_deref()),
             cgroup: record.task_cgroup,
             confidence,
+            on_demand: OnDemand::default(),
         }
+    }
+
+    /// Adds what rules ask for.
+    #[must_use]
+    pub fn with(self, on_demand: OnDemand) -> Self {
+        Self { on_demand, ..self }
+    }
+
+    /// Hash of the executable's content for comparison with an `exeSha256` selector; `None` matches nothing. What is in a file of
+    /// another mount namespace whoever made that may decide anew with each read: it is as unknown as its path (I-28).
+    #[must_use]
+    pub const fn exe_hash(&self) -> Option<&ExeHash> {
+        match &self.executable {
+            Executable::Known(_) => self.on_demand.exe_hash.known(),
+            Executable::Elsewhere(_) | Executable::Unknown => None,
+        }
+    }
+
+    /// Path of the cgroup for comparison with a `cgroupPath` selector; `None` matches nothing.
+    #[must_use]
+    pub fn cgroup_path(&self) -> Option<&[u8]> {
+        self.on_demand.cgroup_path.known().map(RawText::as_bytes)
+    }
+
+    /// Whether rules ask for something that nobody has looked for.
+    #[must_use]
+    pub const fn lacks(&self, needs: Needs) -> bool {
+        needs.exe_hash && matches!(self.on_demand.exe_hash, Fact::NotAsked)
+            || needs.cgroup_path && matches!(self.on_demand.cgroup_path, Fact::NotAsked)
     }
 
     /// Elevated: real user id 0 in the initial user namespace, nothing else (I-20).

@@ -2,7 +2,7 @@
 
 use super::text;
 use crate::authz::{Document, Rules};
-use crate::identity::{Claims, Confidence, Destination, Executable, PerDestination, RawText};
+use crate::identity::{Claims, Confidence, Destination, ExeHash, Executable, Fact, OnDemand, PerDestination, RawText};
 use crate::policy::{Epoch, Policy};
 use crate::sign::{Key, KeyGuid, Signer};
 use crate::time::{HostClock, Mono, Wall};
@@ -114,6 +114,8 @@ pub struct ClaimsSpec {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ClaimsJson {
     user_id: u32,
+    /// Absent: the same number.
+    group_id: Option<u32>,
     user_name: String,
     #[serde(default)]
     user_groups: Vec<String>,
@@ -123,6 +125,10 @@ struct ClaimsJson {
     process_full_path: String,
     #[serde(default)]
     process_cmd_line: String,
+    /// Absent: nobody looked; empty: unknown.
+    exe_sha256: Option<String>,
+    /// The same.
+    cgroup_path: Option<String>,
 }
 
 impl ClaimsSpec {
@@ -146,6 +152,7 @@ impl ClaimsSpec {
         let confidence = if path.is_empty() { Confidence::KernelOnly } else { Confidence::Verified };
         let claims = Claims {
             user_id: read.user_id,
+            group_id: read.group_id.unwrap_or(read.user_id),
             user_name: raw(&read.user_name)?,
             user_groups: read.user_groups.iter().map(|g| raw(g)).collect::<Result<_, _>>()?,
             process_id: read.process_id,
@@ -153,6 +160,18 @@ impl ClaimsSpec {
             command_line: read.process_cmd_line.into(),
             cgroup: 1,
             confidence,
+            on_demand: OnDemand {
+                exe_hash: match read.exe_sha256.as_deref() {
+                    None => Fact::NotAsked,
+                    Some("") => Fact::Unknown,
+                    Some(text) => Fact::Known(ExeHash::from_hex(text).ok_or("exeSha256 is not a hash")?),
+                },
+                cgroup_path: match read.cgroup_path.as_deref() {
+                    None => Fact::NotAsked,
+                    Some("") => Fact::Unknown,
+                    Some(path) => Fact::Known(raw(path)?),
+                },
+            },
         };
         Ok(Self { name: name.into(), text: json.into(), claims: Arc::new(claims) })
     }
@@ -167,6 +186,7 @@ impl ClaimsSpec {
         };
         Some(Arc::new(Claims {
             user_id,
+            group_id: user_id,
             user_name: RawText::from(name),
             user_groups: groups.iter().map(|g| RawText::from(*g)).collect(),
             process_id: 4711,
@@ -174,6 +194,7 @@ impl ClaimsSpec {
             command_line: "curl -s -H Metadata:true".into(),
             cgroup: 1,
             confidence: Confidence::Verified,
+            on_demand: OnDemand::default(),
         }))
     }
 }

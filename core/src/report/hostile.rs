@@ -1,7 +1,7 @@
 //! Whatever callers choose, each record is one line of JSON that says what they chose and nothing else (PX-114, SEC-F2, SEC-07).
 
 use super::*;
-use crate::identity::RawText;
+use crate::identity::{OnDemand, RawText};
 
 struct Random(u64);
 
@@ -62,6 +62,7 @@ fn records_are_one_line_of_json_whatever_callers_choose_px81_to_px96_px114_sec_f
         };
         let claims = Claims {
             user_id: 1000,
+            group_id: 1000,
             user_name: RawText::from(user.as_slice()),
             user_groups: vec![RawText::from(group.as_slice())],
             process_id: 77,
@@ -69,6 +70,7 @@ fn records_are_one_line_of_json_whatever_callers_choose_px81_to_px96_px114_sec_f
             command_line: command_line.as_str().into(),
             cgroup: 1,
             confidence: Confidence::Verified,
+            on_demand: OnDemand::default(),
         };
         let peer = Peer::Redirected { to: Destination::Imds.addr(), claims: Arc::new(claims) };
         let details = [Details::None, Details::Denied, Details::UnsupportedMethod, Details::Traversal][r.below(4)];

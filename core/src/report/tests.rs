@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::authz::{Allowed, Denial, Document, Request, Rules, Scratch, explain};
-use crate::identity::{PerDestination, RawText};
+use crate::identity::{OnDemand, PerDestination, RawText};
 
 fn peer(path: &[u8]) -> Peer {
     caller(b"alice", path)
@@ -13,6 +13,7 @@ pub(super) fn caller(name: &[u8], path: &[u8]) -> Peer {
         to: Destination::Imds.addr(),
         claims: Arc::new(Claims {
             user_id: 1000,
+            group_id: 1000,
             user_name: RawText::from(name),
             user_groups: vec![RawText::from("alice"), RawText::from("docker")],
             process_id: 77,
@@ -20,6 +21,7 @@ pub(super) fn caller(name: &[u8], path: &[u8]) -> Peer {
             command_line: "curl -s -H Metadata:true".into(),
             cgroup: 1,
             confidence: Confidence::Verified,
+            on_demand: OnDemand::default(),
         }),
     }
 }
@@ -128,6 +130,7 @@ fn endless() -> Peer {
         to: Destination::HostGaPlugin.addr(),
         claims: Arc::new(Claims {
             user_id: u32::MAX,
+            group_id: 1000,
             user_name: RawText::from(long.as_str()),
             user_groups: vec![RawText::from(long.as_str()); 300],
             process_id: u32::MAX,
@@ -135,6 +138,7 @@ fn endless() -> Peer {
             command_line: long.as_str().into(),
             cgroup: 1,
             confidence: Confidence::KernelOnly,
+            on_demand: OnDemand::default(),
         }),
     }
 }

@@ -5,7 +5,7 @@ use crate::host::scratch::Scratch;
 use azure_proxy_agent_core::conn::{Details, Steps, Summary};
 use azure_proxy_agent_core::effect::RecordKind;
 use azure_proxy_agent_core::http::reply::Status;
-use azure_proxy_agent_core::identity::{Claims, Confidence, Destination, Executable, Peer, RawText};
+use azure_proxy_agent_core::identity::{Claims, Confidence, Destination, Executable, OnDemand, Peer, RawText};
 use azure_proxy_agent_core::policy::Epoch;
 use azure_proxy_agent_core::report;
 use std::io;
@@ -139,6 +139,7 @@ fn records_come_through_the_log_as_json_whatever_callers_choose() {
     let nasty = "\u{7f}\u{85}\u{9b}31m\u{2028}\n{\"id\":2}\r\x1b[2J\"\\\u{4e2d}";
     let claims = Claims {
         user_id: 1000,
+        group_id: 1000,
         user_name: RawText::from(nasty),
         user_groups: vec![RawText::from(nasty)],
         process_id: 7,
@@ -146,6 +147,7 @@ fn records_come_through_the_log_as_json_whatever_callers_choose() {
         command_line: nasty.into(),
         cgroup: 1,
         confidence: Confidence::Verified,
+        on_demand: OnDemand::default(),
     };
     let summary = Summary {
         kind: RecordKind::Normal,

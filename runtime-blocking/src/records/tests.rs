@@ -7,7 +7,7 @@ use azure_proxy_agent_core::authz::{Allowed, Decision, Denial};
 use azure_proxy_agent_core::conn::{Details, Steps};
 use azure_proxy_agent_core::effect::RecordKind;
 use azure_proxy_agent_core::http::reply::Status;
-use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, Peer, RawText, Route};
+use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, OnDemand, Peer, RawText, Route};
 use azure_proxy_agent_core::policy::Epoch;
 use redirect_ebpf::MemoryRedirector;
 use serde_json::Value;
@@ -15,6 +15,7 @@ use serde_json::Value;
 fn peer(user_id: u32) -> Peer {
     let claims = Claims {
         user_id,
+        group_id: 1000,
         user_name: RawText::from("someone"),
         user_groups: Vec::new(),
         process_id: 7,
@@ -22,6 +23,7 @@ fn peer(user_id: u32) -> Peer {
         command_line: "".into(),
         cgroup: 1,
         confidence: Confidence::KernelOnly,
+        on_demand: OnDemand::default(),
     };
     Peer::Redirected { to: Destination::Imds.addr(), claims: Arc::new(claims) }
 }

@@ -9,6 +9,7 @@ fn at(secs: u64) -> Now {
 fn alice(command_line: &str) -> Peer {
     let claims = Claims {
         user_id: 1000,
+        group_id: 1000,
         user_name: RawText::from("alice"),
         user_groups: vec![RawText::from("alice"), RawText::from("docker")],
         process_id: 7,
@@ -16,6 +17,7 @@ fn alice(command_line: &str) -> Peer {
         command_line: command_line.into(),
         cgroup: 1,
         confidence: Confidence::Verified,
+        on_demand: crate::identity::OnDemand::default(),
     };
     Peer::Redirected { to: Destination::Imds.addr(), claims: Arc::new(claims) }
 }
@@ -122,6 +124,7 @@ fn s53_the_status_document_stays_below_4_mib_whatever_callers_do() {
     use crate::agent::{AgentEffect, StatusDraft, StatusReader};
     let claims = |n: usize, groups: usize, line: &str| Claims {
         user_id: 1000,
+        group_id: 1000,
         user_name: RawText::from("alice"),
         user_groups: (0..groups).map(|g| RawText::from(g.to_string().as_str())).collect(),
         process_id: 7,
@@ -129,6 +132,7 @@ fn s53_the_status_document_stays_below_4_mib_whatever_callers_do() {
         command_line: line.into(),
         cgroup: 1,
         confidence: Confidence::Verified,
+        on_demand: crate::identity::OnDemand::default(),
     };
     // Every byte escaped; characters of several bytes; one line of the file per group; one row that fits nowhere.
     let lines = ["\u{1}".repeat(1020), "\u{10ffff}".repeat(255), "\"\\".repeat(500), "x".to_owned()];

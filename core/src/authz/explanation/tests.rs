@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::authz::Document;
-use crate::identity::{Confidence, Executable, RawText};
+use crate::identity::{Confidence, Executable, OnDemand, RawText};
 use serde_json::{Value, json};
 
 fn caller(user_id: u32, name: &str) -> Claims {
     Claims {
         user_id,
+        group_id: 1000,
         user_name: RawText::from(name),
         user_groups: Vec::new(),
         process_id: 1,
@@ -15,6 +16,7 @@ fn caller(user_id: u32, name: &str) -> Claims {
         command_line: "".into(),
         cgroup: 1,
         confidence: Confidence::Verified,
+        on_demand: OnDemand::default(),
     }
 }
 
