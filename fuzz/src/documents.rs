@@ -75,7 +75,7 @@ fn decisions(document: &Document, rules: Rules, same: Rules) {
 
 fn small(document: &Document) -> bool {
     let lists = document.rules.clone().unwrap_or_default();
-    let RuleLists { privileges, roles, identities, role_assignments } = &lists;
+    let RuleLists { privileges, roles, identities, role_assignments, unknown: _ } = &lists;
     let counts = [
         privileges.as_ref().map(Vec::len),
         roles.as_ref().map(Vec::len),

@@ -62,20 +62,29 @@ fn document(choices: &mut Choices<'_>) -> Document {
                         (0..choices.byte() % 4).map(|_| (word(choices, &NAMES, 5), word(choices, &VALUES, 6))).collect(),
                     )
                 }),
+                ..Privilege::default()
             }),
-            roles: list(choices, 5, |choices| Role { name: name(choices, "r", 4), privileges: names(choices, "p", 9) }),
+            roles: list(choices, 5, |choices| Role {
+                name: name(choices, "r", 4),
+                privileges: names(choices, "p", 9),
+                ..Role::default()
+            }),
             identities: list(choices, 7, |choices| Identity {
                 name: name(choices, "i", 6),
                 user_name: maybe(choices, &USERS),
                 group_name: maybe(choices, &GROUPS),
                 exe_path: maybe(choices, &PROGRAMS),
                 process_name: maybe(choices, &PROCESSES),
+                ..Identity::default()
             }),
             role_assignments: list(choices, 6, |choices| RoleAssignment {
                 role: name(choices, "r", 5),
                 identities: names(choices, "i", 6),
+                ..RoleAssignment::default()
             }),
+            ..RuleLists::default()
         }),
+        ..Document::default()
     }
 }
 

@@ -4,7 +4,7 @@
 //! told with file and line; the others are read nevertheless, because a full disk may leave a part of a line anywhere.
 
 use crate::authz::Request;
-use crate::identity::{Claims, Confidence, Destination, Executable};
+use crate::identity::{Claims, Confidence, Destination, Executable, OnDemand};
 use crate::time::Wall;
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
@@ -88,6 +88,8 @@ impl Caller {
     pub fn claims(&self) -> Claims {
         Claims {
             user_id: self.user_id,
+            // Not in the log, like what is found out on demand: no group has this number.
+            group_id: u32::MAX,
             user_name: self.user.as_str().into(),
             user_groups: self.groups.iter().map(|group| group.as_str().into()).collect(),
             process_id: 0,
@@ -99,6 +101,7 @@ impl Caller {
             command_line: self.command_line.as_str().into(),
             cgroup: 0,
             confidence: Confidence::Verified,
+            on_demand: OnDemand::default(),
         }
     }
 }

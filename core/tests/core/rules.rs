@@ -58,7 +58,10 @@ fn a_role_assignment_more_never_removes_access_r15() {
             }
             _ => {
                 let at = pick(random, assignments.len() + 1);
-                assignments.insert(at, RoleAssignment { role: format!("r{}", random.below(6)), identities });
+                assignments.insert(
+                    at,
+                    RoleAssignment { role: format!("r{}", random.below(6)), identities, ..RoleAssignment::default() },
+                );
             }
         }
         let [before, after] = [&document, &more].map(compile);
@@ -236,6 +239,7 @@ fn document(random: &mut XorShift) -> Document {
                 |random: &mut XorShift| (word(random, &["x", "y", "a b"]).into(), word(random, &["1", "2", "", "v+w"]).into());
             QueryParameters((0..random.below(3)).map(|_| pair(random)).collect())
         }),
+        ..Privilege::default()
     });
     let privileges = privileges.collect();
     let maybe = |random: &mut XorShift, from: &[&str]| (random.below(3) == 0).then(|| word(random, from).to_owned());
@@ -245,6 +249,7 @@ fn document(random: &mut XorShift) -> Document {
         group_name: maybe(random, &["docker", "adm"]),
         exe_path: maybe(random, &["/usr/bin/curl", "//usr/bin/./curl", "/bin/sh"]),
         process_name: maybe(random, &["curl", "sh"]),
+        ..Identity::default()
     });
     let identities = identities.collect();
     Document {
@@ -253,14 +258,24 @@ fn document(random: &mut XorShift) -> Document {
         id: String::new(),
         rules: Some(RuleLists {
             privileges: Some(privileges),
-            roles: Some((0..5).map(|number| Role { name: format!("r{number}"), privileges: names(random, "p", 14) }).collect()),
+            roles: Some(
+                (0..5)
+                    .map(|number| Role { name: format!("r{number}"), privileges: names(random, "p", 14), ..Role::default() })
+                    .collect(),
+            ),
             identities: Some(identities),
             role_assignments: Some(
                 (0..random.below(6))
-                    .map(|_| RoleAssignment { role: format!("r{}", random.below(6)), identities: names(random, "i", 8) })
+                    .map(|_| RoleAssignment {
+                        role: format!("r{}", random.below(6)),
+                        identities: names(random, "i", 8),
+                        ..RoleAssignment::default()
+                    })
                     .collect(),
             ),
+            ..RuleLists::default()
         }),
+        ..Document::default()
     }
 }
 

@@ -231,11 +231,13 @@ impl Plan {
                 name: name.clone(),
                 path: self.paths.get(what).cloned().unwrap_or_default(),
                 query_parameters: Some(parameters).filter(|parameters| !parameters.is_empty()).map(QueryParameters),
+                ..Privilege::default()
             }
         });
         let roles = self.roles.iter().map(|(name, set, _)| Role {
             name: name.clone(),
             privileges: set.iter().filter_map(|what| self.privileges.get(what)).cloned().collect(),
+            ..Role::default()
         });
         let identities = self.identities.iter().map(|(who, name)| Identity {
             name: name.clone(),
@@ -246,18 +248,21 @@ impl Plan {
         let assignments = self.roles.iter().map(|(role, _, whose)| RoleAssignment {
             role: role.clone(),
             identities: whose.iter().filter_map(|who| self.identities.get(who)).cloned().collect(),
+            ..RoleAssignment::default()
         });
         let lists = RuleLists {
             privileges: Some(privileges.collect()),
             roles: Some(roles.collect()),
             identities: Some(identities.collect()),
             role_assignments: Some(assignments.collect()),
+            ..RuleLists::default()
         };
         Document {
             default_access: if options.default_allow { "allow" } else { "deny" }.to_owned(),
             mode: options.mode.word().to_owned(),
             id: id.to_owned(),
             rules: Some(lists),
+            ..Document::default()
         }
     }
 }
