@@ -154,6 +154,11 @@ impl Unknown {
         }
     }
 
+    /// Those of one and of the other.
+    pub(super) fn both(one: &Self, other: &Self) -> Self {
+        Self(one.0.iter().chain(&other.0).take(Self::MOST).cloned().collect())
+    }
+
     /// The names, in the order in which they were met.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(AsRef::as_ref)

@@ -31,7 +31,7 @@ pub enum Finding {
     /// A member is not known and changes nothing.
     UnknownMember {
         /// Where it is.
-        place: Place,
+        element: Element,
         /// Its name.
         member: Box<str>,
     },
@@ -55,7 +55,7 @@ pub enum Finding {
 
 /// Where something is in a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Element {
     /// At the top.
     Document,
     /// In `rules`.
@@ -70,7 +70,7 @@ pub enum Place {
     Assignment(usize),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Document => f.write_str("the document"),
@@ -85,23 +85,23 @@ impl fmt::Display for Place {
 
 /// Notes every member that means nothing to us.
 pub(super) fn unknown_members(document: &Document, findings: &mut Vec<Finding>) {
-    let mut note = |unknown: &super::Unknown, place: &dyn Fn() -> Place| {
-        findings.extend(unknown.names().map(|name| Finding::UnknownMember { place: place(), member: name.into() }));
+    let mut note = |unknown: &super::Unknown, element: &dyn Fn() -> Element| {
+        findings.extend(unknown.names().map(|name| Finding::UnknownMember { element: element(), member: name.into() }));
     };
-    note(&document.unknown, &|| Place::Document);
+    note(&document.unknown, &|| Element::Document);
     let Some(lists) = &document.rules else { return };
-    note(&lists.unknown, &|| Place::Rules);
+    note(&lists.unknown, &|| Element::Rules);
     for privilege in lists.privileges.iter().flatten() {
-        note(&privilege.unknown, &|| Place::Privilege(privilege.name.as_str().into()));
+        note(&privilege.unknown, &|| Element::Privilege(privilege.name.as_str().into()));
     }
     for role in lists.roles.iter().flatten() {
-        note(&role.unknown, &|| Place::Role(role.name.as_str().into()));
+        note(&role.unknown, &|| Element::Role(role.name.as_str().into()));
     }
     for identity in lists.identities.iter().flatten() {
-        note(&identity.unknown, &|| Place::Identity(identity.name.as_str().into()));
+        note(&identity.unknown, &|| Element::Identity(identity.name.as_str().into()));
     }
     for (at, assignment) in lists.role_assignments.iter().flatten().enumerate() {
-        note(&assignment.unknown, &|| Place::Assignment(at));
+        note(&assignment.unknown, &|| Element::Assignment(at));
     }
 }
 
@@ -146,7 +146,9 @@ impl fmt::Display for Finding {
                 };
                 write!(f, "privilege {privilege:?}: its {part} has no canonical form ({error}); all requests are denied")
             }
-            Self::UnknownMember { place, member } => write!(f, "{place}: the member {member:?} is not known and changes nothing"),
+            Self::UnknownMember { element, member } => {
+                write!(f, "{element}: the member {member:?} is not known and changes nothing")
+            }
             Self::Everyone { identity, member } => {
                 write!(f, "identity {identity:?} matches everyone: {member:?} is no selector that is known, and it has no other")
             }

@@ -2,7 +2,7 @@
 //! the host's document. A file that cannot be used never opens anything: it closes.
 
 use super::canonical;
-use super::document::{Document, Identity, Privilege, Role, RoleAssignment, RuleLists};
+use super::document::{Document, Identity, Privilege, Role, RoleAssignment, RuleLists, Unknown};
 use super::{CanonError, Descriptor};
 use crate::identity::Destination;
 use crate::json::place::{self, NoTwins, Place};
@@ -100,6 +100,7 @@ impl LocalRules {
                 (Some(remote), Some(local)) => Some(merge_lists(remote, local)),
                 (lists, None) | (None, lists) => lists.clone(),
             },
+            unknown: remote.unknown.clone(),
         }
     }
 }
@@ -117,7 +118,7 @@ pub fn displayed(destination: Destination, remote: &Document) -> Document {
 /// What is in force while a local file cannot be used. `remote` has its displayed id.
 #[must_use]
 pub fn fail_closed(remote: &Document) -> Document {
-    Document { default_access: "deny".to_owned(), mode: remote.mode.clone(), id: remote.id.clone(), rules: None }
+    Document { default_access: "deny".to_owned(), rules: None, ..remote.clone() }
 }
 
 /// the remote lists, each followed by the local one with prefixed names.
@@ -134,16 +135,18 @@ fn merge_lists(remote: &RuleLists, local: &RuleLists) -> RuleLists {
     let privileges =
         local.privileges.as_ref().map(|list| list.iter().map(|p| Privilege { name: prefixed(&p.name), ..p.clone() }));
     let roles = local.roles.as_ref();
-    let roles = roles.map(|list| list.iter().map(|r| Role { name: prefixed(&r.name), privileges: all(&r.privileges) }));
+    let roles =
+        roles.map(|list| list.iter().map(|r| Role { name: prefixed(&r.name), privileges: all(&r.privileges), ..r.clone() }));
     let identities = local.identities.as_ref().map(|list| list.iter().map(|i| Identity { name: prefixed(&i.name), ..i.clone() }));
     let assignments = local.role_assignments.as_ref();
-    let assignments =
-        assignments.map(|list| list.iter().map(|a| RoleAssignment { role: prefixed(&a.role), identities: all(&a.identities) }));
+    let assignments = assignments
+        .map(|list| list.iter().map(|a| RoleAssignment { role: prefixed(&a.role), identities: all(&a.identities), ..a.clone() }));
     RuleLists {
         privileges: join(remote.privileges.as_ref(), privileges.map(Iterator::collect)),
         roles: join(remote.roles.as_ref(), roles.map(Iterator::collect)),
         identities: join(remote.identities.as_ref(), identities.map(Iterator::collect)),
         role_assignments: join(remote.role_assignments.as_ref(), assignments.map(Iterator::collect)),
+        unknown: Unknown::both(&remote.unknown, &local.unknown),
     }
 }
 
@@ -212,8 +215,10 @@ fn check_privilege(at: &Path, privilege: &Privilege) -> Result<(), Flaw> {
 /// something that a caller can be told by.
 fn has_selector(identity: &Identity) -> bool {
     // Each by its name: a selector that is new must be thought of here.
-    let Identity { name: _, user_name, group_name, exe_path, process_name } = identity;
-    [user_name, group_name, exe_path, process_name].into_iter().flatten().any(|text| !text.trim().is_empty())
+    let Identity { name: _, user_name, group_name, exe_path, process_name, uid, gid, exe_sha256, cgroup_path, unknown: _ } =
+        identity;
+    let mut texts = [user_name, group_name, exe_path, process_name, exe_sha256, cgroup_path].into_iter().flatten();
+    texts.any(|text| !text.trim().is_empty()) || uid.is_some() || gid.is_some()
 }
 
 /// Names of a list: not blank, each once.

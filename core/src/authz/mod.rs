@@ -33,7 +33,7 @@ pub use document::{Document, Identity, Privilege, QueryParameters, Role, RoleAss
 pub(crate) use explanation::Name;
 pub use explanation::{Explanation, Reason, explain};
 pub use export::{IdentityView, PrivilegeView};
-pub use finding::{Finding, Part, Place};
+pub use finding::{Element, Finding, Part};
 pub use guard::{raw_path, traversal_guard};
 pub use legacy::{CanonicalMode, Legacy, Shadow};
 pub use local::{LocalError, LocalRules};
