@@ -1,6 +1,6 @@
 //! A caller as people describe one: by name, groups and program, without a process.
 
-use crate::identity::{Claims, Confidence, Executable};
+use crate::identity::{Claims, Confidence, ExeHash, Executable, Fact, OnDemand};
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,15 @@ pub struct Caller {
     /// Last component of that path, if only that matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_name: Option<String>,
+    /// Real group id; without one, none that any group has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// SHA-256 of the executable's content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_sha256: Option<String>,
+    /// Path of the control group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_path: Option<String>,
     /// Whether the caller is elevated, which is user id 0 and nothing else (I-20).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elevated: Option<bool>,
@@ -38,6 +47,8 @@ pub enum CallerError {
     ElevatedUid(u32),
     /// Not elevated, but with user id 0.
     RootUid,
+    /// The hash is not 64 hexadecimal digits.
+    ExeHash,
     /// The process name is not the last component of the executable's path (I-07).
     ProcessName,
 }
@@ -47,6 +58,7 @@ impl fmt::Display for CallerError {
         match self {
             Self::ElevatedUid(uid) => write!(f, "elevated means user id 0, not {uid}"),
             Self::RootUid => f.write_str("user id 0 is elevated, whatever its name"),
+            Self::ExeHash => f.write_str("exeSha256 is not 64 hexadecimal digits"),
             Self::ProcessName => {
                 f.write_str("the process name is the last component of the executable's path, and this one is not")
             }
@@ -72,8 +84,14 @@ impl Caller {
         };
         let user_name = self.user_name.as_deref().unwrap_or(if user_id == 0 { "root" } else { "undefined" });
         let known = |path: &str| Executable::Known(path.into());
+        let exe_hash = match self.exe_sha256.as_deref() {
+            Some(text) => Fact::Known(ExeHash::from_hex(text).ok_or(CallerError::ExeHash)?),
+            None => Fact::Unknown,
+        };
+        let cgroup_path = self.cgroup_path.as_deref().map_or(Fact::Unknown, |path| Fact::Known(path.into()));
         let claims = Claims {
             user_id,
+            group_id: self.gid.unwrap_or(u32::MAX),
             user_name: user_name.into(),
             user_groups: self.groups.iter().map(|group| group.as_str().into()).collect(),
             process_id: 0,
@@ -82,6 +100,7 @@ impl Caller {
             command_line: "".into(),
             cgroup: 0,
             confidence: Confidence::Verified,
+            on_demand: OnDemand { exe_hash, cgroup_path },
         };
         match self.process_name.as_deref() {
             Some(name) if claims.process_name() != Some(name.as_bytes()) => Err(CallerError::ProcessName),

@@ -59,7 +59,7 @@ impl Who {
             exe_path: text("exe")?,
             process_name: text("process")?,
             elevated,
-            groups: Vec::new(),
+            ..Caller::default()
         };
         for group in given.all("group") {
             let group = group.to_str().ok_or_else(|| UsageError::wrong(format!("--group: {group:?} is not UTF-8")))?;
