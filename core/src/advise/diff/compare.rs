@@ -231,6 +231,8 @@ fn representative(identity: &Identity, destination: Destination) -> Result<Repre
         texts.into_iter().filter_map(|(what, selector)| Some((what, selector.clone()?))).collect();
     let said: Vec<String> = texts.into_iter().filter_map(|(what, text)| Some(format!("{what} {}", text.as_ref()?))).collect();
     let claims = Claims {
+        group_id: u32::MAX,
+        on_demand: crate::identity::OnDemand::default(),
         user_id: if elevated { 0 } else { 1000 },
         // An account that no selector can name.
         user_name: user.map_or_else(|| vec![0xFF].into(), Into::into),

@@ -137,7 +137,7 @@ impl Source {
 
 /// What a local rule file is merged with when nothing else is known.
 fn alone() -> Document {
-    Document { default_access: "deny".to_owned(), mode: "enforce".to_owned(), id: String::new(), rules: None }
+    Document { default_access: "deny".to_owned(), mode: "enforce".to_owned(), ..Document::default() }
 }
 
 fn destinations(given: &Given, files: [(&std::ffi::OsString, &Source); 2]) -> Result<Vec<Destination>, UsageError> {
