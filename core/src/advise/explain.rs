@@ -169,6 +169,17 @@ pub fn explain<'r>(rules: &'r PerDestination<Option<Arc<Rules>>>, epoch: Epoch, 
     told
 }
 
+/// The guarded endpoint of a word: `imds`, `wireserver`, `hostga`, or the name in records; letter case does not matter.
+#[must_use]
+pub fn destination(word: &str) -> Option<Destination> {
+    match word.to_ascii_lowercase().as_str() {
+        "imds" => Some(Destination::Imds),
+        "wireserver" => Some(Destination::WireServer),
+        "hostga" | "hostgaplugin" => Some(Destination::HostGaPlugin),
+        _ => None,
+    }
+}
+
 /// The guarded endpoint that a target in absolute form names. What decides is the address that the caller connects to; people who
 /// write down a URL mean that.
 #[must_use]

@@ -12,8 +12,10 @@ pub mod layout;
 pub mod learn;
 pub mod recording;
 mod source;
+mod suite;
 pub mod view;
 
 pub use caller::{Caller, CallerError, UNKNOWN_UID};
-pub use explain::{Question, Refusal, Told, explain, named_destination};
-pub use source::{Documents, SourceError};
+pub use explain::{Question, Refusal, Told, destination, explain, named_destination};
+pub use source::{Documents, LocalMisplaced, SourceError};
+pub use suite::{Case, Checked, Expected, Ran, Suite, SuiteError, SuiteRules};

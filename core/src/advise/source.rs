@@ -1,6 +1,7 @@
 //! Where documents come from: a file with one of them, or with those of several endpoints.
 
-use crate::authz::{Document, Rules};
+use crate::authz::local::{displayed, fail_closed};
+use crate::authz::{Descriptor, Document, LocalRules, Rules};
 use crate::identity::{Destination, PerDestination};
 use crate::policy::Epoch;
 use core::fmt;
@@ -29,6 +30,28 @@ impl fmt::Display for SourceError {
 }
 
 impl core::error::Error for SourceError {}
+
+/// Why a local rule file has no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalMisplaced {
+    /// The endpoint has none.
+    NoFile(Destination),
+    /// There is no document of the endpoint.
+    NoDocument(Destination),
+}
+
+impl fmt::Display for LocalMisplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFile(destination) => write!(f, "there is no local rule file for {}", destination.name()),
+            Self::NoDocument(destination) => {
+                write!(f, "there is no document for {} that a local rule file could be merged with", destination.name())
+            }
+        }
+    }
+}
+
+impl core::error::Error for LocalMisplaced {}
 
 #[derive(Deserialize, Default)]
 struct Several {
@@ -107,6 +130,33 @@ impl Documents {
             Destination::WireServer => wireserver,
             Destination::HostGaPlugin => hostga,
         }
+    }
+
+    /// Lets a local rule file take part as the agent does: merged, or closing if it cannot be used. What there is to say
+    /// about that.
+    ///
+    /// # Errors
+    /// The endpoint has no local file, or no document that one could be merged with.
+    pub fn take_local(&mut self, destination: Destination, bytes: &[u8]) -> Result<Vec<String>, LocalMisplaced> {
+        if LocalRules::file_name(destination).is_none() {
+            return Err(LocalMisplaced::NoFile(destination));
+        }
+        let document = self.get_mut(destination).as_mut().ok_or(LocalMisplaced::NoDocument(destination))?;
+        let mut notes = Vec::new();
+        if !Descriptor::parse(&document.id).use_local_file {
+            notes.push(
+                "the document's id does not switch local rule files on: an agent would not look at this one (R-101)".to_owned(),
+            );
+        }
+        let remote = displayed(destination, document);
+        *document = match LocalRules::parse(bytes) {
+            Ok(local) => local.merge(&remote),
+            Err(error) => {
+                notes.push(format!("the local file cannot be used, so nothing is allowed (R-145): {error}"));
+                fail_closed(&remote)
+            }
+        };
+        Ok(notes)
     }
 
     /// What requests are decided by under these documents, and what there is to say about them, line by line.

@@ -6,11 +6,12 @@ mod explain;
 mod learn;
 mod live;
 mod tell;
+mod test;
 
 use super::tool::{Family, Tool};
 
 /// In the order of the help text.
-const TOOLS: &[&Tool] = &[&explain::TOOL, &learn::TOOL, &diff::TOOL];
+const TOOLS: &[&Tool] = &[&explain::TOOL, &test::TOOL, &learn::TOOL, &diff::TOOL];
 
 pub(super) const FAMILY: Family =
     Family { word: "rules", about: "checks, explains and tests authorization rules", tools: TOOLS, alone: None };

@@ -6,8 +6,8 @@ use super::super::tool::{Failure, Io, Tool};
 use super::super::usage::UsageError;
 use super::caller::{ELEVATED, EXE, GROUP, NOT_ELEVATED, PID, PROCESS, UID, USER, Who};
 use super::{live, tell};
-use azure_proxy_agent_core::advise::{Documents, Question, Told, explain, named_destination};
-use azure_proxy_agent_core::identity::{Claims, Destination, Executable};
+use azure_proxy_agent_core::advise::{Documents, Question, Told, destination, explain, named_destination};
+use azure_proxy_agent_core::identity::{Claims, Executable};
 use serde::Serialize;
 
 /// Longest file of documents that is read. Bytes.
@@ -27,6 +27,7 @@ pub(super) static TOOL: Tool = Tool {
             )
             .short('r'),
             Opt::flag("live", "The documents that the running agent enforces; needs root"),
+            Opt::value("local", "<file>", "With --rules: a local rule file that takes part as in the agent").short('l'),
             Opt::value("url", "<url>", "The request target: path and query, perhaps after\nhttp://HOST"),
             Opt::value("method", "<method>", "[default: GET]").short('X'),
             Opt::value("dest", "<endpoint>", "imds, wireserver or hostga [default: the host of the URL]"),
@@ -79,6 +80,13 @@ fn run(given: &Given, io: &mut Io<'_>) -> Result<u8, Failure> {
     let who = Who::of(given)?;
     let mut documents = Documents::read(&bytes, destination).map_err(|e| format!("{source}: {e}"))?;
     let mut notes = who.notes;
+    if let Some(file) = given.one("local") {
+        if given.has("live") {
+            return Err(UsageError::wrong("--local and --live do not go together: the agent has merged its own").into());
+        }
+        let bytes = io.read(file, MAX_FILE)?;
+        notes.extend(documents.take_local(destination, &bytes).map_err(|e| e.to_string())?);
+    }
     if given.has("as-enforced")
         && let Some(document) = documents.get_mut(destination)
     {
@@ -96,16 +104,6 @@ fn run(given: &Given, io: &mut Io<'_>) -> Result<u8, Failure> {
         io.out.write_all(text.as_bytes())?;
     }
     Ok(u8::from(!told.forwards()))
-}
-
-/// The endpoint of a word; letter case does not matter.
-pub(super) fn destination(word: &str) -> Option<Destination> {
-    match word.to_ascii_lowercase().as_str() {
-        "imds" => Some(Destination::Imds),
-        "wireserver" => Some(Destination::WireServer),
-        "hostga" | "hostgaplugin" => Some(Destination::HostGaPlugin),
-        _ => None,
-    }
 }
 
 /// What `--json` prints.
