@@ -553,7 +553,7 @@ fn scenarios_of_local_files(runtime: Runtime) {
         ],
     );
 
-    for (number, name) in [("L5", "no-such-user"), ("L15", "r\u{43e}ot")] {
+    for (number, name) in [("L5", "no-such-user"), ("L15", "r\u{43e}\u{6f}t")] {
         let other = json!({"userName": name});
         both(&scene, number, &only(number, &other, &instance), &only(number, &other, &goal_state));
         check(&scene, number, IMDS, &[(INSTANCE, 403)]);

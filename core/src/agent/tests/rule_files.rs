@@ -132,7 +132,7 @@ fn status_has_raw_ids_and_snapshots_have_what_is_in_force_r103_r104_r150() {
     assert_eq!([&states["imdsRuleId"], &states["wireServerRuleId"], &states["hostGARuleId"]], [ON, "ws", "ws"]);
 }
 
-/// R-116: three attempts, 50 ms apart, and what was in force stays until the last.
+/// R-116, W-110: three attempts, 50 ms apart, and what was in force stays until the last.
 #[test]
 fn a_half_written_file_is_read_again_and_never_half_used_r116() {
     let mut rig = Rig::with_file(file(r#"{"defaultAccess": "deny", "id": "old"}"#));
