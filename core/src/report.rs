@@ -165,6 +165,18 @@ pub fn audit_notice(summary: &Summary<'_>) -> Option<String> {
     Some(format!("{name} request {target} denied in audit mode, continue forward the request"))
 }
 
+/// The log line of a request that rules deny: who asked for what, and by what it was denied. Belongs beside the summary object, as often
+/// (PX-108), whose text is fixed and does not name the rule. Bounded, and without a byte that could forge a line: names are quoted.
+#[must_use]
+pub fn denial_notice(summary: &Summary<'_>) -> Option<String> {
+    let (RecordKind::Normal, Some(Decision::Deny(_))) = (summary.kind, summary.decision) else { return None };
+    let user = summary.peer.claims().map_or(Cow::Borrowed("unknown"), |claims| claims.user_name.lossy());
+    let target = String::from_utf8_lossy(summary.url);
+    let why = summary.explanation()?.to_string();
+    let (user, target, why) = (cut(&user, Cut::NORMAL.rule), cut(&target, Cut::NORMAL.request), cut(&why, Cut::NORMAL.request));
+    Some(format!("Request {} of user {user:?} for {target:?} {why}", summary.request))
+}
+
 /// Writes the first form that has room.
 fn write_fitting<'a>(out: &mut Vec<u8>, room: usize, line: impl Fn(Cut) -> Line<'a>) {
     let before = out.len();

@@ -104,6 +104,9 @@ impl Records {
             inner.line.clear();
             report::write_summary(&mut inner.line, summary);
             host.summary(&String::from_utf8_lossy(&inner.line));
+            if let Some(text) = report::denial_notice(summary) {
+                log::info!("{text}");
+            }
         }
         if let Some(text) = report::audit_notice(summary) {
             log::info!(target: CONNECTION, "{text}");

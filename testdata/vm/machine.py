@@ -61,7 +61,7 @@ class Machine:
             words += ["-incoming", f"exec:cat {shlex.quote(str(Path(kept, 'state').resolve()))}"]
         # A session of its own: Ctrl-C is for whoever runs this, or for the shell inside.
         self.qemu = subprocess.Popen(
-            ["nice", "qemu-system-x86_64", *words, "-append", command], stdin=subprocess.DEVNULL, start_new_session=True
+            ["qemu-system-x86_64", *words, "-append", command], stdin=subprocess.DEVNULL, start_new_session=True
         )
         self.port = self._connect("driver")
         if kept:

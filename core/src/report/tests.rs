@@ -102,6 +102,26 @@ fn audit_mode_is_said_px73() {
     assert_eq!(audit_notice(&summary(&peer, Details::None)), None);
 }
 
+/// PX-108: beside the summary object, once for its two records; SEC-07: names from outside are quoted and cannot fill the log.
+#[test]
+fn a_denial_is_said_with_the_rule_that_denied() {
+    let peer = peer(b"/usr/bin/curl");
+    let denied = |rules| {
+        let decision = Some(Decision::Deny(Denial::Default));
+        Summary { kind: RecordKind::Normal, decision, rules, ..summary(&peer, Details::Denied) }
+    };
+    let document = serde_json::json!({"defaultAccess": "deny", "mode": "enforce", "id": "set-1"});
+    let rules = Rules::compile(&serde_json::from_value::<Document>(document).unwrap()).0;
+    let line = "Request 42 of user \"alice\" for \"/metadata/instance?api-version=2021-02-01\" denied: \
+        no privilege matches, and the default access is deny; mode enforce, rule set \"set-1\", epoch 3";
+    assert_eq!(denial_notice(&denied(Some(&rules))).as_deref(), Some(line));
+    assert_eq!(denial_notice(&Summary { kind: RecordKind::Failed, ..denied(Some(&rules)) }), None);
+    assert_eq!(denial_notice(&summary(&peer, Details::None)), None);
+    let rules = endless_rules();
+    let line = denial_notice(&denied(Some(&rules))).unwrap();
+    assert!(line.len() < 3 * 4096 && !line.contains(|c: char| c.is_control()), "{}", line.len());
+}
+
 #[test]
 fn a_denied_request_is_audited_once_px104() {
     let peer = peer(b"/usr/bin/curl");
