@@ -17,7 +17,14 @@ TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
 # The update process (docs/releasing.md) is a Python package beside the packaging that it is about; only the standard library.
 SRU = PYTHONPATH=debian python3 -B -m sru
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release sru-test sru-attest sru-report deb install ci clean root
+# Machines in qemu with the installed package (testdata/vm). Without DEB the package is built; without OLD the version before is the same
+# program under a lower version.
+VM = testdata/vm/vm
+VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --kernel $(or $(KERNEL),6.1) \
+    $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(OLD),--old '$(OLD)') \
+    --deb "$(or $(DEB),$$(ls -t "$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb}"/azure-proxy-agent_*_amd64.deb | head -n 1))"
+
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release vm vm-test sru-test sru-attest sru-report deb install ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -70,12 +77,25 @@ pool-test: ## The pool (update control for fleets): format, clippy, tests
 	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
 	$(CARGO) test --locked --manifest-path pool/Cargo.toml
 
-deb: ## Debian packages from the last commit: target/deb; ARCH=arm64 for the other architecture
+deb: ## Debian packages from the last commit: target/deb, or DEB_OUT=folder; ARCH=arm64 for the other architecture
 	@.ci/install build deb
-	DEB_BUILD_OPTIONS="$${DEB_BUILD_OPTIONS-nocheck}" debian/build $(ARCH)
+	AZURE_PROXY_AGENT_DEB="$(or $(DEB_OUT),$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb})" DEB_BUILD_OPTIONS="$${DEB_BUILD_OPTIONS-nocheck}" \
+	    debian/build $(ARCH)
 
 install: ## What make build made, under DESTDIR=; AGENT=minimal for the other daemon; starts nothing
 	debian/stage $(AGENT) "$${CARGO_TARGET_DIR:-target}/release" "$(DESTDIR)/" $(PREFIX)
+
+vm: root ## A shell in a machine of its own that has the package; KERNEL=5.10|6.1|6.12 [DEB=] [CPUS=] [MEMORY=] (root)
+	@.ci/install build vm
+	$(CARGO) build --release --locked -p azure-host-sim --bins
+	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
+	@$(VM) shell $(VM_OPTIONS)
+
+vm-test: root ## debian/tests in such machines; CASES='reboot purge' KERNEL= [DEB=] [OLD=] [RESULTS=] [CPUS=] [MEMORY=] (root)
+	@.ci/install build vm
+	$(CARGO) build --release --locked -p azure-host-sim --bins
+	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
+	@$(VM) test $(VM_OPTIONS) --results "$(or $(RESULTS),$(TARGET)/vm-results)" --cases '$(CASES)'
 
 changelog: ## Every change in CHANGELOG.md names the tests that cover it
 	@$(SRU) gate
