@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use azure_proxy_agent_core::authz::canonical::{Scratch, check};
+use azure_proxy_agent_core::authz::canonical::{Scratch, check, trace};
 use azure_proxy_agent_core::authz::{Decision, Document, Request, Rules, decide, raw_path, traversal_guard};
 use azure_proxy_agent_core::identity::{Claims, Destination, PerDestination};
 
@@ -17,6 +17,8 @@ pub fn run(target: &[u8]) {
     assert_eq!(once.as_ref().map(|(form, _)| form), naive::canonical(b"GET", target).as_ref());
     // Leftovers of an earlier request do not show.
     assert_eq!(form(target, &mut scratch), once);
+    let told = trace(b"GET", target).pop().and_then(|step| step.after.err()).map(|e| e.code());
+    assert_eq!(told.filter(|code| *code != "CANON_AMBIGUOUS"), once.as_ref().err().copied(), "the stages end where they fail");
     let Ok((form_once, text)) = once else { return };
     assert!(form_once.segments.iter().all(|s| !matches!(s.as_slice(), b"." | b"..") && !s.contains(&b'/')));
     // The rendered form has no authority any more, and a decision does not need it.

@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod conn_ops;
 pub mod documents;
 pub mod head;
+mod local_file;
 pub mod matcher;
 pub mod naive;
 pub mod replay_format;

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use azure_proxy_agent_core::authz::{
-    Document, Identity, Privilege, QueryParameters, Request, Role, RoleAssignment, RuleLists, Rules, Scratch, decide,
+    Allowed, Decision, Denial, Document, Identity, Legacy, Privilege, QueryParameters, Request, Role, RoleAssignment, RuleLists,
+    Rules, Scratch, decide,
 };
 use azure_proxy_agent_core::identity::{Claims, Destination, Executable, PerDestination, RawText};
 
@@ -14,6 +15,7 @@ use crate::{Choices, claims, naive};
 pub fn run(data: &[u8]) {
     let mut choices = Choices(data);
     let document = document(&mut choices);
+    let older = Legacy::compile(&document);
     let rules = Some(Arc::new(Rules::compile(&document).0));
     let rules = PerDestination { imds: rules.clone(), wireserver: rules.clone(), hostga: rules };
     let mut scratch = Scratch::new();
@@ -31,10 +33,27 @@ pub fn run(data: &[u8]) {
                 "{decision:?} for {} of {claims:?}\n{document:#?}",
                 target.escape_ascii()
             );
+            let request = Request { method, target: &target };
+            told(&rules.imds, &claims, request, decision);
+            let _ = older.allows(&claims, request);
         }
         if choices.is_empty() {
             return;
         }
+    }
+}
+
+/// What people are told about the privileges that match is what was decided.
+fn told(rules: &Option<Arc<Rules>>, claims: &Claims, request: Request<'_>, decision: Decision) {
+    let Some(rules) = rules else { return };
+    match (rules.matches(claims, request), decision) {
+        (_, Decision::Deny(Denial::Elevation) | Decision::Allow(Allowed::Exempt | Allowed::Disabled)) => {}
+        (Err(error), decision) => assert_eq!(decision.denial(), Some(Denial::Canonical(error))),
+        (Ok(matches), Decision::Allow(Allowed::Privilege(..))) => assert!(matches.iter().any(|m| m.grants)),
+        (Ok(matches), Decision::Deny(Denial::Default) | Decision::Audit(Denial::Default) | Decision::Allow(_)) => {
+            assert!(matches.is_empty());
+        }
+        (Ok(matches), _) => assert!(!matches.is_empty() && matches.iter().all(|m| !m.grants)),
     }
 }
 

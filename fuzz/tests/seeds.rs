@@ -153,6 +153,7 @@ fn rule_documents() {
     let mut seeds = Vec::new();
     documents(&vectors, &mut seeds);
     assert!(seeds.len() > 3, "{} documents in the vectors", seeds.len());
+    seeds.extend(strings("local_merge.json"));
     seeds.extend(corpus("documents"));
     fuzz("documents", &seeds, 10_000, documents::run);
 }
