@@ -393,3 +393,90 @@ fn a_change_during_a_look_is_looked_at_r117() {
     rig.pass(MOMENT);
     assert!(rig.imds().0);
 }
+
+/// What a simulated file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Missing,
+    Allow,
+    Deny,
+    Half,
+    Changing,
+    Unknown,
+}
+
+impl Kind {
+    /// Those that allow something last.
+    const ALL: [Self; 6] = [Self::Deny, Self::Half, Self::Changing, Self::Unknown, Self::Missing, Self::Allow];
+
+    fn found(self) -> RuleFile {
+        match self {
+            Self::Missing => RuleFile::Missing,
+            Self::Allow => file(r#"{"defaultAccess": "allow"}"#),
+            Self::Deny => file(r#"{"defaultAccess": "deny" }"#),
+            Self::Half => file(r#"{"defaultAccess": "allow""#),
+            Self::Changing => RuleFile::Changing { stamp: FileStamp::default() },
+            Self::Unknown => RuleFile::Unknown("EIO".to_owned()),
+        }
+    }
+}
+
+/// R-111 to R-117, R-145, R-146: files that change, answers that are late or lost, a host that changes its mind, in any order. Where no
+/// file ever allowed anything, nothing is allowed; and when all is quiet, what is in force is what is there.
+#[test]
+fn no_order_of_events_opens_anything_r112_r113_r146() {
+    for seed in 0..60 {
+        let mut state: u64 = seed * 2 + 1;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let mut rig = Rig::new(status(ON, "ws", "enforce"));
+        let mut kind = Kind::Deny;
+        let mut late = Vec::new();
+        // Whether the file was ever such that it allows something.
+        let mut has_allowed = false;
+        rig.agent.handle_start(rig.now);
+        for _ in 0..300 {
+            match below(6) {
+                0 => kind = Kind::ALL[below(if seed % 2 == 0 { 6 } else { 4 })],
+                1 => rig.agent.handle_event(rig.now, AgentEvent::RulesChanged),
+                2 => rig.now.mono = rig.now.mono + Duration::from_millis(below(200) as u64),
+                3 => rig.now.mono = rig.now.mono + Duration::from_secs(below(50) as u64),
+                4 => rig.host.status = Ok((200, status([ON, ON, OFF][below(3)], "ws", ["enforce", "audit"][below(2)]))),
+                _ if !late.is_empty() => {
+                    let answer = late.swap_remove(below(late.len()));
+                    rig.agent.handle_answer(rig.now, answer);
+                }
+                _ => {}
+            }
+            has_allowed |= matches!(kind, Kind::Allow | Kind::Missing);
+            rig.agent.handle_timeout(rig.now);
+            while let Some(effect) = rig.agent.poll_effect() {
+                rig.rule_files.insert(IMDS, kind.found());
+                let is_look = matches!(effect, AgentEffect::ReadRules { .. });
+                match rig.carry_out(effect) {
+                    // Late, or lost if nobody takes it.
+                    Some(answer) if is_look && below(3) == 0 => late.push(answer),
+                    Some(answer) => rig.agent.handle_answer(rig.now, answer),
+                    None => {}
+                }
+            }
+            if let Some(rules) = rig.policy.rules.imds.as_ref().filter(|rules| rules.id().ends_with("true")) {
+                assert!(!rules.default_allowed() || has_allowed, "seed {seed}: open");
+            }
+        }
+        rig.rule_files.insert(IMDS, kind.found());
+        rig.host.status = Ok((200, status(ON, "ws", "enforce")));
+        rig.secs(100);
+        assert_eq!(rig.imds(), (matches!(kind, Kind::Allow | Kind::Missing), "prof-1-useLocalFileRules-true"), "seed {seed}");
+        assert!(rig.policy.settled);
+        // From now on no file allows anything, and no old answer brings that back.
+        rig.change(Kind::Deny.found());
+        for answer in late {
+            rig.agent.handle_answer(rig.now, answer);
+            rig.drain();
+            assert!(!rig.imds().0, "seed {seed}: a late answer");
+        }
+    }
+}
