@@ -24,7 +24,7 @@ VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --
     $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(OLD),--old '$(OLD)') \
     --deb "$(or $(DEB),$$(ls -t "$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb}"/azure-proxy-agent_*_amd64.deb | head -n 1))"
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release vm vm-test sru-test sru-attest sru-report deb install ci clean root
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,15 @@ pool-test: ## The pool (update control for fleets): format, clippy, tests
 	$(CARGO) fmt --all --check --manifest-path pool/Cargo.toml
 	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
 	$(CARGO) test --locked --manifest-path pool/Cargo.toml
+
+tarball: ## For images without a package manager: target/tarball; AGENT=minimal for the other daemon
+	@.ci/install build
+	debian/tarball $(AGENT)
+
+deb-check: root ## The packages of make deb: installed, upgraded, removed in a clean root (root); lintian; built twice
+	@.ci/install build deb
+	debian/check-install
+	debian/check-reproducible
 
 deb: ## Debian packages from the last commit: target/deb, or DEB_OUT=folder; ARCH=arm64 for the other architecture
 	@.ci/install build deb
