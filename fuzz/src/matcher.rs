@@ -7,7 +7,7 @@ use azure_proxy_agent_core::authz::{
     Allowed, Decision, Denial, Document, Identity, Legacy, Privilege, QueryParameters, Request, Role, RoleAssignment, RuleLists,
     Rules, Scratch, decide,
 };
-use azure_proxy_agent_core::identity::{Claims, Destination, Executable, PerDestination, RawText};
+use azure_proxy_agent_core::identity::{Claims, Destination, ExeHash, Executable, Fact, OnDemand, PerDestination, RawText};
 
 use crate::{Choices, claims, naive};
 
@@ -67,6 +67,39 @@ const PROGRAMS: [&str; 7] =
     ["/usr/bin/curl", "/usr/bin//curl", "/usr/./bin/curl/", "/bin/sh", "curl", "", "/usr/bin/../bin/curl"];
 const PROCESSES: [&str; 4] = ["curl", "sh", "", "/usr/bin/curl"];
 
+const CGROUPS: [&str; 9] = ["/", "/*", "/a", "/a/*", "/a/b", "//a/./b/", "/ab", "a", ""];
+
+/// Rarely a number, and a small one.
+fn number(choices: &mut Choices<'_>) -> Option<u32> {
+    let n = choices.byte();
+    (n % 4 == 1).then_some(u32::from(n / 4) % 3)
+}
+
+fn hash(choices: &mut Choices<'_>) -> ExeHash {
+    ExeHash([choices.byte() % 2 * 0xAB; 32])
+}
+
+/// A hash in one of its spellings, or a text that is none.
+fn hex(choices: &mut Choices<'_>) -> String {
+    let text = hash(choices).to_string();
+    match choices.byte() % 8 {
+        0 => text.to_uppercase(),
+        1 => text[1..].to_owned(),
+        2 => text + "0",
+        3 => text.replacen('a', "g", 1),
+        _ => text,
+    }
+}
+
+/// Something that was found out, or not.
+fn fact<'a, T>(choices: &mut Choices<'a>, known: impl FnOnce(&mut Choices<'a>) -> T) -> Fact<T> {
+    match choices.byte() % 4 {
+        0 => Fact::NotAsked,
+        1 => Fact::Unknown,
+        _ => Fact::Known(known(choices)),
+    }
+}
+
 fn document(choices: &mut Choices<'_>) -> Document {
     Document {
         default_access: (*choices.of(&["allow", "deny", "ALLOW", "allow ", ""])).into(),
@@ -94,6 +127,10 @@ fn document(choices: &mut Choices<'_>) -> Document {
                 group_name: maybe(choices, &GROUPS),
                 exe_path: maybe(choices, &PROGRAMS),
                 process_name: maybe(choices, &PROCESSES),
+                uid: number(choices),
+                gid: number(choices),
+                exe_sha256: (choices.byte() % 4 == 1).then(|| hex(choices)),
+                cgroup_path: maybe(choices, &CGROUPS),
                 ..Identity::default()
             }),
             role_assignments: list(choices, 6, |choices| RoleAssignment {
@@ -175,6 +212,11 @@ fn caller(choices: &mut Choices<'_>) -> Claims {
             6 => Executable::Elsewhere(program(choices)),
             7 => Executable::Unknown,
             _ => Executable::Known(program(choices)),
+        },
+        group_id: u32::from(choices.byte() % 3),
+        on_demand: OnDemand {
+            exe_hash: fact(choices, hash),
+            cgroup_path: fact(choices, |choices| RawText::from(*choices.of(&CGROUPS[..7]))),
         },
         ..claims("alice")
     }

@@ -128,7 +128,7 @@ fn judge(document: &Document, claims: &Claims, method: &[u8], target: &[u8]) -> 
     if any_matched { Err(Reason::Locked) } else { by_default() }
 }
 
-/// R-33, R-40.
+/// R-33, R-40, and the selectors that are additions of ours (docs/rules.md).
 fn is_caller(identity: &Identity, claims: &Claims) -> bool {
     let components = |path: &[u8]| {
         let pieces: Vec<Vec<u8>> = path.split(|b| *b == b'/').filter(|c| *c != b"" && *c != b".").map(<[u8]>::to_vec).collect();
@@ -142,10 +142,28 @@ fn is_caller(identity: &Identity, claims: &Claims) -> bool {
             .exe_path()
             .is_some_and(|path| path[path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1)..] == *p.as_bytes())
     };
+    let trusted = claims.exe_path().is_some();
+    let hash = |wanted: &String| {
+        let known = claims.on_demand.exe_hash.known().filter(|_| trusted);
+        known.is_some_and(|hash| hash.0.map(|byte| format!("{byte:02x}")).concat() == wanted.to_ascii_lowercase())
+    };
+    let cgroup = |wanted: &String| {
+        let Some(path) = claims.on_demand.cgroup_path.known() else { return false };
+        let path = components(path.as_bytes()).1;
+        match wanted.strip_suffix("/*") {
+            _ if !wanted.starts_with('/') => false,
+            Some(above) => path.starts_with(&components(above.as_bytes()).1),
+            None => path == components(wanted.as_bytes()).1,
+        }
+    };
     identity.user_name.as_ref().is_none_or(user)
         && identity.group_name.as_ref().is_none_or(group)
         && identity.exe_path.as_ref().is_none_or(exe)
         && identity.process_name.as_ref().is_none_or(process)
+        && identity.uid.is_none_or(|uid| uid == claims.user_id)
+        && identity.gid.is_none_or(|gid| gid == claims.group_id)
+        && identity.exe_sha256.as_ref().is_none_or(hash)
+        && identity.cgroup_path.as_ref().is_none_or(cgroup)
 }
 
 /// Section 6.

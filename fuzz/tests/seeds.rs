@@ -143,7 +143,7 @@ fn canonical_forms() {
     seeds.extend(strings("canonical_authority.json"));
     seeds.extend(strings("decisions.json"));
     seeds.extend(corpus("canonical"));
-    fuzz("canonical", &seeds, 20_000, canonical::run);
+    fuzz("canonical", &seeds, 10_000, canonical::run);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn rule_documents() {
     assert!(seeds.len() > 3, "{} documents in the vectors", seeds.len());
     seeds.extend(strings("local_merge.json"));
     seeds.extend(corpus("documents"));
-    fuzz("documents", &seeds, 10_000, documents::run);
+    fuzz("documents", &seeds, 5_000, documents::run);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn matches() {
     let mut random = XorShift::new(5);
     let mut seeds: Vec<Vec<u8>> = (0..400).map(|n| (0..n).map(|_| random.next() as u8).collect()).collect();
     seeds.extend(corpus("matcher"));
-    fuzz("matcher", &seeds, 20_000, matcher::run);
+    fuzz("matcher", &seeds, 10_000, matcher::run);
 }
 
 /// Every object that looks like a rule document.
