@@ -1,8 +1,8 @@
 //! The decisions of a pool: which agent gets a job, whether an agent is asked to update, and why a job cannot run.
 //!
-//! Pure: no I/O, no clock, no randomness. A shell keeps a [`Pool`] in memory, calls its operations with the time, and stores the rows
-//! that they touched ([`Pool::take_touched`]) in one transaction; whatever it did not store did not happen. What agents are told is derived
-//! from rows ([`Pool::message`]) and never queued anywhere, so no message can be lost.
+//! Pure: no I/O, no clock, no randomness. A shell keeps a [`Pool`](pool::Pool) in memory, calls its operations with the time, and stores the rows
+//! that they touched ([`Pool::take_touched`](pool::Pool::take_touched)) in one transaction; whatever it did not store did not happen. What agents are told is derived
+//! from rows ([`Pool::message`](pool::Pool::message)) and never queued anywhere, so no message can be lost.
 //!
 //! | module | what |
 //! |---|---|

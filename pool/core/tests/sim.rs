@@ -324,9 +324,8 @@ impl World {
                 }
             }
             Work::Updated(to, ref ended) => {
-                self.say(id, own, Doing::Update { to, step: Step::AwaitingReady });
                 let ended = ended.clone();
-                match self.any(|pool, now| pool.end_update(now, id, to, &ended)) {
+                match self.any(|pool, now| pool.end_update(now, id, to, own, &ended)) {
                     Err(NoAnswer) => work,
                     Ok(_) => Work::Nothing,
                 }

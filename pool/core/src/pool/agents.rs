@@ -283,24 +283,25 @@ impl Pool {
         }
     }
 
-    /// An agent has updated, or says why not.
+    /// An agent has updated to `version`, or says why not; either way it `runs` this version now.
     ///
     /// # Errors
     /// No update to that version was under way or asked for.
-    pub fn end_update(&mut self, now: Millis, id: AgentId, version: Version, ended: &Ended) -> Result<(), Refusal> {
+    pub fn end_update(&mut self, now: Millis, id: AgentId, version: Version, runs: Version, ended: &Ended) -> Result<(), Refusal> {
         let agent = self.agents.get(&id).ok_or_else(|| unknown(id))?;
         match &agent.update {
             // An agent that cannot even begin says so at once.
             Update::Asked { to, .. } | Update::UnderWay { to, .. } | Update::Overdue { to, .. } if *to == version => {}
             // Said twice.
-            Update::None if agent.version == version => return Ok(()),
+            Update::None if runs == version => return Ok(()),
             Update::Failed { to, .. } if *to == version => return Ok(()),
             _ => return Err(Refusal::Conflict(format!("no update of this agent to {version} is under way"))),
         }
+        self.change(id, |agent| agent.version = runs);
         match ended {
-            Ended::Well { .. } if agent.version == version => self.updated(now, id, version),
+            Ended::Well { .. } if runs == version => self.updated(now, id, version),
             Ended::Well { .. } => {
-                let why = format!("it came back with version {} instead of {version}", agent.version);
+                let why = format!("it came back with version {runs} instead of {version}");
                 self.update_failed(now, id, version, &why);
             }
             Ended::Badly { why } => self.update_failed(now, id, version, why),

@@ -1,0 +1,200 @@
+//! The HTTP API: `/api/v1`. Handlers read the request, ask who it is, and leave the rest to the engine.
+
+mod agents;
+mod catalog;
+mod jobs;
+mod machines;
+mod pools;
+mod tokens;
+
+use crate::auth::{self, Role};
+use crate::engine::Engine;
+use crate::problem::Problem;
+use crate::store::Store;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use pool_core::Actor;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::RwLock;
+
+/// Longest body of a request, but for package files.
+pub const LONGEST_BODY: usize = 4 << 20;
+/// Longest package file.
+pub const LONGEST_FILE: usize = 64 << 20;
+/// Most entries of a page.
+const LONGEST_PAGE: usize = 1000;
+/// Longest wait of a long poll.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What handlers share.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// The database.
+    pub store: Arc<Store>,
+    /// The pools at work, by name.
+    engines: Arc<RwLock<HashMap<String, Engine>>>,
+}
+
+impl Api {
+    /// Starts the pools that the database has.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn start(store: Arc<Store>) -> Result<Self, crate::store::StoreError> {
+        let api = Self { engines: Arc::default(), store };
+        api.look().await?;
+        Ok(api)
+    }
+
+    /// Starts pools that another controller has made.
+    async fn look(&self) -> Result<(), crate::store::StoreError> {
+        for (id, name) in self.store.pools().await? {
+            self.engines.write().await.entry(name.clone()).or_insert_with(|| Engine::start(Arc::clone(&self.store), id, &name));
+        }
+        Ok(())
+    }
+
+    /// The pool of a name.
+    async fn engine(&self, name: &str) -> Result<Engine, Problem> {
+        if let Some(engine) = self.engines.read().await.get(name) {
+            return Ok(engine.clone());
+        }
+        self.look().await?;
+        let unknown = || Problem::not_found(format!("there is no pool `{}`", name.chars().take(64).collect::<String>().escape_debug()));
+        self.engines.read().await.get(name).cloned().ok_or_else(unknown)
+    }
+
+    /// All pools, by name.
+    pub async fn engines(&self) -> Vec<Engine> {
+        let mut engines: Vec<Engine> = self.engines.read().await.values().cloned().collect();
+        engines.sort_by(|a, b| a.name.cmp(&b.name));
+        engines
+    }
+
+    /// A pool, and who asks for it.
+    async fn enter(&self, headers: &HeaderMap, pool: &str, least: Role) -> Result<(Engine, Actor), Problem> {
+        // Who has no token does not learn which pools there are.
+        auth::bearer(headers)?;
+        match self.engine(pool).await {
+            Ok(engine) => {
+                let actor = auth::person(&self.store, headers, Some(engine.id), least, now()).await?;
+                Ok((engine, actor))
+            }
+            Err(problem) => {
+                auth::person(&self.store, headers, None, Role::Reader, now()).await?;
+                Err(problem)
+            }
+        }
+    }
+}
+
+/// All routes, in the order of the description (`openapi.json`).
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/api/v1/pools", get(pools::list).post(pools::create))
+        .route("/api/v1/pools/{pool}", get(pools::show))
+        .route("/api/v1/pools/{pool}/policy", put(pools::set_policy))
+        .route("/api/v1/pools/{pool}/settings", put(pools::set_settings))
+        .route("/api/v1/pools/{pool}/changes", get(pools::changes))
+        .route("/api/v1/pools/{pool}/audit", get(pools::audit))
+        .route("/api/v1/pools/{pool}/agents", get(agents::list).post(machines::register))
+        .route("/api/v1/pools/{pool}/agents/update", post(agents::update))
+        .route("/api/v1/pools/{pool}/agents/{agent}", get(agents::show).delete(agents::remove))
+        .route("/api/v1/pools/{pool}/agents/{agent}/poll", post(machines::poll))
+        .route("/api/v1/pools/{pool}/agents/{agent}/report", post(machines::report))
+        .route("/api/v1/pools/{pool}/agents/{agent}/jobs/{job}/begin", post(machines::begin))
+        .route("/api/v1/pools/{pool}/agents/{agent}/jobs/{job}/end", post(machines::end))
+        .route("/api/v1/pools/{pool}/agents/{agent}/update/accept", post(machines::accept_update))
+        .route("/api/v1/pools/{pool}/agents/{agent}/update/end", post(machines::end_update))
+        .route("/api/v1/pools/{pool}/agents/{agent}/releases/{version}/file", get(machines::file))
+        .route("/api/v1/pools/{pool}/jobs", get(jobs::list).post(jobs::submit))
+        .route("/api/v1/pools/{pool}/jobs/{job}", get(jobs::show))
+        .route("/api/v1/pools/{pool}/jobs/{job}/cancel", post(jobs::cancel))
+        .route("/api/v1/pools/{pool}/releases", get(catalog::releases).post(catalog::publish))
+        .route("/api/v1/pools/{pool}/releases/{version}", delete(catalog::withdraw))
+        .route("/api/v1/pools/{pool}/tasks", get(catalog::tasks))
+        .route("/api/v1/pools/{pool}/tasks/{name}/{version}", put(catalog::put_task))
+        .route("/api/v1/pools/{pool}/features", get(catalog::features))
+        .route("/api/v1/pools/{pool}/features/{name}", put(catalog::put_feature))
+        .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/v1/tokens/{name}", delete(tokens::remove))
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .route("/api/v1/files/{sha256}", put(catalog::put_file).layer(DefaultBodyLimit::max(LONGEST_FILE)))
+        .route("/api/v1/openapi.json", get(description))
+        .fallback(async || Problem::not_found("there is nothing at this address; GET /api/v1/openapi.json describes what there is"))
+        .method_not_allowed_fallback(async || {
+            Problem {
+                kind: "/problems/method",
+                title: "That method is not for this address",
+                status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
+                detail: "GET /api/v1/openapi.json describes what there is".into(),
+            }
+        })
+        .layer(middleware::from_fn(unstored))
+        .with_state(api)
+}
+
+/// The description of the API, as it is tested.
+pub const DESCRIPTION: &str = include_str!("../../openapi.json");
+
+async fn description() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION)
+}
+
+/// Answers have secrets, and change: nobody keeps them.
+async fn unstored(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A JSON body whose errors are problem documents with a place.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = whole(request, state, LONGEST_BODY).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|e| match e.classify() {
+            // The shape is right, and what stands in it is not: a version, a demand, a reason.
+            serde_json::error::Category::Data => Problem::invalid(e.to_string()),
+            _ => Problem::malformed(format!("the body is not JSON: {e}")),
+        })
+    }
+}
+
+/// The whole body.
+async fn whole<S: Send + Sync>(request: Request, state: &S, limit: usize) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::too_large(format!("the body is longer than {limit} bytes"))
+        } else {
+            Problem::malformed("the body ended early")
+        }
+    })
+}
+
+/// Milliseconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// How long a caller wants to wait, at most as long as we let anybody.
+fn patience(seconds: Option<u64>) -> Duration {
+    Duration::from_secs(seconds.unwrap_or(0)).min(LONGEST_WAIT)
+}
+
+/// How many entries a caller wants.
+fn page(limit: Option<usize>) -> usize {
+    limit.unwrap_or(100).clamp(1, LONGEST_PAGE)
+}
