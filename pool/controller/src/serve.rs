@@ -1,0 +1,130 @@
+//! The service: listens, answers, ends in order.
+
+use crate::api::{self, Api};
+use crate::auth::Secret;
+use crate::metrics;
+use crate::store::{Store, Token};
+use crate::web;
+use axum::Router;
+use pool_core::Millis;
+use pool_core::pool::Audit;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long open requests may take when the service ends. Long polls are cut off: agents ask again.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How to serve.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Address and port. Other addresses than loopback need --tls-certificate and --tls-key.
+    #[arg(long, default_value = "127.0.0.1:8440", env = "POOL_LISTEN")]
+    pub listen: SocketAddr,
+    /// A file (SQLite; one controller), or postgres://… (any number of controllers).
+    #[arg(long, default_value = "/var/lib/azure-proxy-agent-pool/pool.db", env = "POOL_DATABASE", hide_env_values = true)]
+    pub database: String,
+    /// Certificate chain, PEM.
+    #[arg(long, requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// Where the first administrator's token is written, once, if the database has no token. Beside the database file if absent.
+    #[arg(long)]
+    pub admin_token_file: Option<PathBuf>,
+    /// Log as JSON lines.
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// What to tell whoever started it.
+pub async fn serve(options: Options) -> Result<(), String> {
+    if !options.listen.ip().is_loopback() && options.tls_certificate.is_none() {
+        return Err(format!(
+            "{} is not a loopback address, and tokens would cross the network in the clear: give --tls-certificate and --tls-key, or listen on 127.0.0.1",
+            options.listen.ip()
+        ));
+    }
+    let store = Arc::new(Store::open(&options.database).await.map_err(|e| e.to_string())?);
+    first_token(&store, &options).await?;
+    let api = Api::start(store).await.map_err(|e| e.to_string())?;
+    let app = Router::new().merge(api::router(api.clone())).merge(metrics::router(api)).merge(web::router());
+    let handle = axum_server::Handle::new();
+    tokio::spawn(end(handle.clone()));
+    let listener = std::net::TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
+    let local = listener.local_addr().map_err(|e| e.to_string())?;
+    listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+    let served = match (&options.tls_certificate, &options.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let tls = axum_server::tls_rustls::RustlsConfig::from_pem_file(certificate, key).await;
+            let tls = tls.map_err(|e| format!("{} and {}: {e}", certificate.display(), key.display()))?;
+            ready(&format!("https://{local}"));
+            axum_server::tls_rustls::from_tcp_rustls(listener, tls).map_err(|e| e.to_string())?.handle(handle).serve(app.into_make_service()).await
+        }
+        _ => {
+            ready(&format!("http://{local}"));
+            axum_server::from_tcp(listener).map_err(|e| e.to_string())?.handle(handle).serve(app.into_make_service()).await
+        }
+    };
+    served.map_err(|e| e.to_string())
+}
+
+/// Says where it listens: to people, and to whoever started it and reads the line.
+fn ready(address: &str) {
+    tracing::info!(address, "listening");
+    println!("listening on {address}");
+}
+
+async fn end(handle: axum_server::Handle<SocketAddr>) {
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(signal) => signal,
+        Err(e) => return tracing::error!(error = %e, "no signal handler"),
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("ending");
+    handle.graceful_shutdown(Some(GRACE));
+}
+
+/// A database without tokens gets one, in a file that only we can read.
+async fn first_token(store: &Store, options: &Options) -> Result<(), String> {
+    if !store.tokens().await.map_err(|e| e.to_string())?.is_empty() {
+        return Ok(());
+    }
+    let path = match &options.admin_token_file {
+        Some(path) => path.clone(),
+        None if options.database.contains("://") => PathBuf::from("/var/lib/azure-proxy-agent-pool/admin.token"),
+        None => Path::new(&options.database).with_extension("admin-token"),
+    };
+    let secret = Secret::generate("apat").map_err(|problem| problem.detail)?;
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
+    let token = Token { name: "admin".into(), role: "administrator".into(), pool: None, created, expires: None, used: None };
+    let line = Audit {
+        at: Millis(created.unsigned_abs()),
+        actor: "serve".into(),
+        action: "token".into(),
+        detail: "`admin` with the role administrator, because there was none".into(),
+    };
+    // First the file: a token that nobody can read would lock everybody out.
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        writeln!(file, "{}", secret.reveal())?;
+        file.sync_all()
+    };
+    write().map_err(|e| format!("{}: {e}", path.display()))?;
+    // Another controller that starts at the same moment may have been first: then its token counts.
+    if store.put_token(&secret.hash(), &token, &line).await.map_err(|e| e.to_string())? {
+        println!("the first administrator's token is in {}", path.display());
+    }
+    Ok(())
+}
