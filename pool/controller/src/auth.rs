@@ -85,7 +85,11 @@ pub fn hash(text: &str) -> String {
 /// Lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]))
+        .collect()
 }
 
 /// The secret that a request presents.
@@ -112,7 +116,12 @@ pub async fn person(store: &Store, headers: &HeaderMap, pool: Option<i64>, least
         return Err(Problem::forbidden("this token is for another pool"));
     }
     if role < least {
-        return Err(Problem::forbidden(format!("this needs the role {}; the token `{}` has {}", least.word(), token.name, role.word())));
+        return Err(Problem::forbidden(format!(
+            "this needs the role {}; the token `{}` has {}",
+            least.word(),
+            token.name,
+            role.word()
+        )));
     }
     Ok(Actor::Person(token.name))
 }

@@ -401,7 +401,8 @@ fn glance(value: &Value) -> String {
     };
     text += &format!("policy     {policy}\n");
     let counts = |member: &str| {
-        let words: Vec<String> = value[member].as_object().into_iter().flatten().map(|(state, n)| format!("{n} {state}")).collect();
+        let words: Vec<String> =
+            value[member].as_object().into_iter().flatten().map(|(state, n)| format!("{n} {state}")).collect();
         if words.is_empty() { "none".into() } else { words.join(", ") }
     };
     text += &format!("agents     {}\n", counts("states"));
@@ -444,7 +445,13 @@ fn agent(client: &Client, command: &AgentCommand) -> Result<Done, Failure> {
             for agent in &all {
                 let job = agent["job"].as_i64().map_or(String::new(), |job| job.to_string());
                 let behind = if agent["behind"] == true { " (behind)" } else { "" };
-                table.row([word(agent, "name"), format!("{}{behind}", word(agent, "version")), word(agent, "state"), job, word(agent, "detail")]);
+                table.row([
+                    word(agent, "name"),
+                    format!("{}{behind}", word(agent, "version")),
+                    word(agent, "state"),
+                    job,
+                    word(agent, "detail"),
+                ]);
             }
             Done::new(json!({ "items": all }), table.to_string())
         }
@@ -454,10 +461,19 @@ fn agent(client: &Client, command: &AgentCommand) -> Result<Done, Failure> {
                 body["to"] = json!(to);
             }
             let value = client.send("POST", &at(pool, "/agents/update"), &body, None)?;
-            let asked = value["asked"].as_array().into_iter().flatten().map(|a| format!("{} is asked to update to {}\n", word(a, "agent"), word(a, "to")));
-            let refused = value["refused"].as_array().into_iter().flatten().map(|a| format!("{}: {}\n", word(a, "agent"), word(a, "why")));
+            let asked = value["asked"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|a| format!("{} is asked to update to {}\n", word(a, "agent"), word(a, "to")));
+            let refused =
+                value["refused"].as_array().into_iter().flatten().map(|a| format!("{}: {}\n", word(a, "agent"), word(a, "why")));
             let text: String = asked.chain(refused).collect();
-            let code = if value["refused"].as_array().is_some_and(|refused| !refused.is_empty()) { ExitCode::from(1) } else { ExitCode::SUCCESS };
+            let code = if value["refused"].as_array().is_some_and(|refused| !refused.is_empty()) {
+                ExitCode::from(1)
+            } else {
+                ExitCode::SUCCESS
+            };
             let text = if text.is_empty() { "no agent is behind\n".into() } else { text };
             Done { value, text, code }
         }
@@ -484,10 +500,21 @@ fn job(client: &Client, command: &JobCommand) -> Result<Done, Failure> {
             let value = client.get(&at(pool, &format!("/jobs?limit={limit}{state}")))?;
             let mut table = Table::new(["JOB", "STATE", "AGENT", "TASKS", "BY", "ERROR"]);
             for job in items(&value) {
-                let tasks: Vec<String> =
-                    job["spec"]["tasks"].as_array().into_iter().flatten().map(|task| format!("{}@{}", word(task, "name"), word(task, "version"))).collect();
+                let tasks: Vec<String> = job["spec"]["tasks"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|task| format!("{}@{}", word(task, "name"), word(task, "version")))
+                    .collect();
                 let error = job["state"]["error"].as_str().unwrap_or("").lines().next().unwrap_or("").to_owned();
-                table.row([job["id"].to_string(), word(&job["state"], "state"), word(job, "agentName"), tasks.join(" "), word(job, "by"), error]);
+                table.row([
+                    job["id"].to_string(),
+                    word(&job["state"], "state"),
+                    word(job, "agentName"),
+                    tasks.join(" "),
+                    word(job, "by"),
+                    error,
+                ]);
             }
             Done::new(value, table.to_string())
         }
@@ -505,7 +532,8 @@ fn job(client: &Client, command: &JobCommand) -> Result<Done, Failure> {
 /// `NAME@VERSION[=FILE]`.
 fn call(text: &str) -> Result<Value, Failure> {
     let (task, file) = text.split_once('=').map_or((text, None), |(task, file)| (task, Some(file)));
-    let (name, version) = task.split_once('@').ok_or_else(|| Failure::Call(format!("a task is NAME@VERSION[=FILE], not `{text}`")))?;
+    let (name, version) =
+        task.split_once('@').ok_or_else(|| Failure::Call(format!("a task is NAME@VERSION[=FILE], not `{text}`")))?;
     let mut call = json!({ "name": name, "version": version });
     if let Some(file) = file {
         let input = std::fs::read_to_string(file).map_err(|e| Failure::Call(format!("{file}: {e}")))?;
@@ -536,7 +564,12 @@ fn shown(job: Value, waited: bool) -> Done {
     }
     text.push('\n');
     match job["waiting"]["for"].as_str() {
-        Some("agent") => text += &format!("waits for one of {} agents, {} of them online\n", job["waiting"]["satisfying"], job["waiting"]["online"]),
+        Some("agent") => {
+            text += &format!(
+                "waits for one of {} agents, {} of them online\n",
+                job["waiting"]["satisfying"], job["waiting"]["online"]
+            )
+        }
         Some("update") => text += &format!("waits for the update of agent {}\n", job["waiting"]["agent"]),
         Some(_) => text += &format!("waits for one of {} agents that could update\n", job["waiting"]["agents"]),
         None => {}
@@ -562,7 +595,13 @@ fn release(client: &Client, command: &ReleaseCommand) -> Result<Done, Failure> {
             let mut table = Table::new(["VERSION", "FILE", "SIZE", "PUBLISHED", "SHA-256"]);
             for release in items(&value) {
                 let published = table::time(release["published"].as_u64());
-                table.row([word(release, "version"), word(release, "file"), release["size"].to_string(), published, word(release, "sha256")]);
+                table.row([
+                    word(release, "version"),
+                    word(release, "file"),
+                    release["size"].to_string(),
+                    published,
+                    word(release, "sha256"),
+                ]);
             }
             Done::new(value, table.to_string())
         }
@@ -576,7 +615,8 @@ fn release(client: &Client, command: &ReleaseCommand) -> Result<Done, Failure> {
             Done::new(value, format!("{version} is offered to the agents of {pool}; no job's demands change by it\n"))
         }
         ReleaseCommand::Withdraw { pool, version } => {
-            let value = client.send("DELETE", &at(pool, &format!("/releases/{}", client::segment(version))), &Value::Null, None)?;
+            let value =
+                client.send("DELETE", &at(pool, &format!("/releases/{}", client::segment(version))), &Value::Null, None)?;
             Done::new(value, format!("{version} is withdrawn\n"))
         }
     })
@@ -603,7 +643,10 @@ fn catalog(client: &Client, command: &CatalogCommand) -> Result<Done, Failure> {
         }
         CatalogCommand::Feature { pool, name, minimum } => {
             let path = at(pool, &format!("/features/{}", client::segment(name)));
-            Done::new(client.send("PUT", &path, &json!({ "minimumAgentVersion": minimum }), None)?, format!("feature {name} is known\n"))
+            Done::new(
+                client.send("PUT", &path, &json!({ "minimumAgentVersion": minimum }), None)?,
+                format!("feature {name} is known\n"),
+            )
         }
     })
 }
@@ -615,13 +658,22 @@ fn token(client: &Client, command: &TokenCommand) -> Result<Done, Failure> {
             let mut table = Table::new(["NAME", "ROLE", "POOL", "CREATED", "EXPIRES", "USED"]);
             for token in items(&value) {
                 let time = |member: &str| table::time(token[member].as_u64());
-                table.row([word(token, "name"), word(token, "role"), word(token, "pool"), time("created"), time("expires"), time("used")]);
+                table.row([
+                    word(token, "name"),
+                    word(token, "role"),
+                    word(token, "pool"),
+                    time("created"),
+                    time("expires"),
+                    time("used"),
+                ]);
             }
             Done::new(value, table.to_string())
         }
         TokenCommand::Create { name, role, pool, expires_in } => {
             let mut body = json!({ "name": name, "role": role });
-            for (member, value) in [("pool", pool.as_ref().map(|pool| json!(pool))), ("expiresIn", expires_in.map(|seconds| json!(seconds)))] {
+            for (member, value) in
+                [("pool", pool.as_ref().map(|pool| json!(pool))), ("expiresIn", expires_in.map(|seconds| json!(seconds)))]
+            {
                 if let Some(value) = value {
                     body[member] = value;
                 }

@@ -172,7 +172,10 @@ impl Engine {
     ///
     /// # Errors
     /// See [`EngineError`].
-    pub async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Pool, Millis) -> T + Send + 'static) -> Result<T, EngineError> {
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Pool, Millis) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
         self.run(|pool, now| Ok(look(pool, now))).await
     }
 
@@ -267,7 +270,11 @@ impl Task {
     }
 
     /// One transaction. Answers that could not be given come back with the error.
-    async fn batch(&mut self, batch: &mut Vec<Command>, ticked: bool) -> Result<(), (StoreError, Vec<oneshot::Sender<Result<Answer, EngineError>>>)> {
+    async fn batch(
+        &mut self,
+        batch: &mut Vec<Command>,
+        ticked: bool,
+    ) -> Result<(), (StoreError, Vec<oneshot::Sender<Result<Answer, EngineError>>>)> {
         let mut answers = Vec::with_capacity(batch.len());
         match self.transact(batch, ticked, &mut answers).await {
             Ok(()) => {
@@ -277,7 +284,8 @@ impl Task {
                 Ok(())
             }
             Err(e) => {
-                let unanswered = answers.into_iter().map(|(answer, _)| answer).chain(batch.drain(..).map(|command| command.answer));
+                let unanswered =
+                    answers.into_iter().map(|(answer, _)| answer).chain(batch.drain(..).map(|command| command.answer));
                 Err((e, unanswered.collect()))
             }
         }

@@ -43,13 +43,23 @@ async fn metrics(State(api): State<Api>) -> impl IntoResponse {
                 .await;
             let Ok((agents, jobs, funnel)) = state else { continue };
             let _ = match name {
-                "pool_agents" => agents.iter().try_for_each(|((state, version), n)| writeln!(out, "{name}{{pool=\"{pool}\",state=\"{state}\",version=\"{version}\"}} {n}")),
-                "pool_jobs" => jobs.iter().try_for_each(|(state, n)| writeln!(out, "{name}{{pool=\"{pool}\",state=\"{state}\"}} {n}")),
-                "pool_demanded_satisfying" => funnel.demanded.iter().try_for_each(|d| writeln!(out, "{name}{{pool=\"{pool}\",version=\"{}\"}} {}", d.version, d.satisfying)),
-                "pool_demanded_waiting" => funnel.demanded.iter().try_for_each(|d| writeln!(out, "{name}{{pool=\"{pool}\",version=\"{}\"}} {}", d.version, d.waiting)),
-                "pool_demanded_longest_wait_seconds" => {
-                    funnel.demanded.iter().try_for_each(|d| writeln!(out, "{name}{{pool=\"{pool}\",version=\"{}\"}} {}", d.version, d.longest_wait / 1000))
+                "pool_agents" => agents.iter().try_for_each(|((state, version), n)| {
+                    writeln!(out, "{name}{{pool=\"{pool}\",state=\"{state}\",version=\"{version}\"}} {n}")
+                }),
+                "pool_jobs" => {
+                    jobs.iter().try_for_each(|(state, n)| writeln!(out, "{name}{{pool=\"{pool}\",state=\"{state}\"}} {n}"))
                 }
+                "pool_demanded_satisfying" => funnel
+                    .demanded
+                    .iter()
+                    .try_for_each(|d| writeln!(out, "{name}{{pool=\"{pool}\",version=\"{}\"}} {}", d.version, d.satisfying)),
+                "pool_demanded_waiting" => funnel
+                    .demanded
+                    .iter()
+                    .try_for_each(|d| writeln!(out, "{name}{{pool=\"{pool}\",version=\"{}\"}} {}", d.version, d.waiting)),
+                "pool_demanded_longest_wait_seconds" => funnel.demanded.iter().try_for_each(|d| {
+                    writeln!(out, "{name}{{pool=\"{pool}\",version=\"{}\"}} {}", d.version, d.longest_wait / 1000)
+                }),
                 "pool_transactions_total" => writeln!(out, "{name}{{pool=\"{pool}\"}} {}", counts.batches),
                 "pool_operations_total" => writeln!(out, "{name}{{pool=\"{pool}\"}} {}", counts.operations),
                 "pool_transactions_failed_total" => writeln!(out, "{name}{{pool=\"{pool}\"}} {}", counts.failures),

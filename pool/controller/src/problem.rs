@@ -65,7 +65,12 @@ impl Problem {
     /// We cannot at the moment.
     pub fn unavailable() -> Self {
         // The words of the database are in the log.
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "/problems/unavailable", "Try again", "the database does not do its part; nothing was changed as far as is known")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "/problems/unavailable",
+            "Try again",
+            "the database does not do its part; nothing was changed as far as is known",
+        )
     }
 }
 
@@ -98,7 +103,9 @@ impl From<EngineError> for Problem {
     fn from(e: EngineError) -> Self {
         match e {
             EngineError::Refused(refusal) => refusal.into(),
-            EngineError::Token => Self::unauthenticated("the registration token is unknown, or was used before: each registers one agent"),
+            EngineError::Token => {
+                Self::unauthenticated("the registration token is unknown, or was used before: each registers one agent")
+            }
             EngineError::KeyReused => Self::conflict("the idempotency key was used for another request"),
             // Whoever can be repeated asks for the job instead.
             EngineError::Repeated(job) => Self::conflict(format!("job {} was submitted with this key", job.0)),

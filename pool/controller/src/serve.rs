@@ -53,12 +53,17 @@ pub async fn serve(options: Options) -> Result<(), String> {
         ));
     }
     let store = Arc::new(Store::open(&options.database).await.map_err(|e| e.to_string())?);
-    first_token(&store, &options).await?;
-    let api = Api::start(store).await.map_err(|e| e.to_string())?;
-    let app = Router::new().merge(api::router(api.clone())).merge(metrics::router(api)).merge(web::router());
+    let admin = match &options.admin_token_file {
+        Some(path) => path.clone(),
+        None if options.database.contains("://") => PathBuf::from("/var/lib/azure-proxy-agent-pool/admin.token"),
+        None => Path::new(&options.database).with_extension("admin-token"),
+    };
+    first_token(&store, &admin).await?;
+    let app = app(Api::start(store).await.map_err(|e| e.to_string())?);
     let handle = axum_server::Handle::new();
     tokio::spawn(end(handle.clone()));
-    let listener = std::net::TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
+    let listener =
+        std::net::TcpListener::bind(options.listen).map_err(|e| format!("cannot listen on {}: {e}", options.listen))?;
     let local = listener.local_addr().map_err(|e| e.to_string())?;
     listener.set_nonblocking(true).map_err(|e| e.to_string())?;
     let served = match (&options.tls_certificate, &options.tls_key) {
@@ -67,7 +72,11 @@ pub async fn serve(options: Options) -> Result<(), String> {
             let tls = axum_server::tls_rustls::RustlsConfig::from_pem_file(certificate, key).await;
             let tls = tls.map_err(|e| format!("{} and {}: {e}", certificate.display(), key.display()))?;
             ready(&format!("https://{local}"));
-            axum_server::tls_rustls::from_tcp_rustls(listener, tls).map_err(|e| e.to_string())?.handle(handle).serve(app.into_make_service()).await
+            axum_server::tls_rustls::from_tcp_rustls(listener, tls)
+                .map_err(|e| e.to_string())?
+                .handle(handle)
+                .serve(app.into_make_service())
+                .await
         }
         _ => {
             ready(&format!("http://{local}"));
@@ -96,16 +105,19 @@ async fn end(handle: axum_server::Handle<SocketAddr>) {
     handle.graceful_shutdown(Some(GRACE));
 }
 
+/// Everything that is served.
+pub fn app(api: Api) -> Router {
+    Router::new().merge(metrics::router(api.clone())).merge(web::router()).merge(api::router(api))
+}
+
 /// A database without tokens gets one, in a file that only we can read.
-async fn first_token(store: &Store, options: &Options) -> Result<(), String> {
+///
+/// # Errors
+/// The file cannot be written, or the database.
+pub async fn first_token(store: &Store, path: &Path) -> Result<(), String> {
     if !store.tokens().await.map_err(|e| e.to_string())?.is_empty() {
         return Ok(());
     }
-    let path = match &options.admin_token_file {
-        Some(path) => path.clone(),
-        None if options.database.contains("://") => PathBuf::from("/var/lib/azure-proxy-agent-pool/admin.token"),
-        None => Path::new(&options.database).with_extension("admin-token"),
-    };
     let secret = Secret::generate("apat").map_err(|problem| problem.detail)?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
     let token = Token { name: "admin".into(), role: "administrator".into(), pool: None, created, expires: None, used: None };
@@ -117,7 +129,7 @@ async fn first_token(store: &Store, options: &Options) -> Result<(), String> {
     };
     // First the file: a token that nobody can read would lock everybody out.
     let write = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         writeln!(file, "{}", secret.reveal())?;
         file.sync_all()
     };

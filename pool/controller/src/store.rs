@@ -120,7 +120,9 @@ impl Store {
                 Box::pin(async move {
                     let settings: &[&str] = match kind {
                         // FULL: what was answered is on the disk. Many operations share one sync.
-                        Kind::Sqlite => &["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 10000"],
+                        Kind::Sqlite => {
+                            &["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 10000"]
+                        }
                         Kind::Postgres => &["SET lock_timeout = '10s'", "SET idle_in_transaction_session_timeout = '30s'"],
                     };
                     for setting in settings {
@@ -151,11 +153,14 @@ impl Store {
             sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
         }
         sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)").execute(&mut *tx).await?;
-        let version: Option<i64> = sqlx::query("SELECT version FROM schema_version").fetch_optional(&mut *tx).await?.map(|row| row.get(0));
+        let version: Option<i64> =
+            sqlx::query("SELECT version FROM schema_version").fetch_optional(&mut *tx).await?.map(|row| row.get(0));
         match version {
             Some(VERSION) => {}
             Some(other) => {
-                return Err(StoreError::Unusable(format!("the database has tables of version {other}; this program knows {VERSION}")));
+                return Err(StoreError::Unusable(format!(
+                    "the database has tables of version {other}; this program knows {VERSION}"
+                )));
             }
             None => {
                 let (identity, bytes, append_only) = match self.kind {
@@ -179,6 +184,16 @@ impl Store {
     /// It does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Does any statement: for those who try what the database holds against.
+    ///
+    /// # Errors
+    /// The database's.
+    #[doc(hidden)]
+    pub async fn execute(&self, statement: &str) -> Result<(), StoreError> {
+        sqlx::query(statement).execute(&self.pool).await?;
         Ok(())
     }
 
@@ -238,7 +253,11 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn job(&self, pool: i64, id: JobId) -> Result<Option<Job>, StoreError> {
-        let row = sqlx::query("SELECT doc FROM jobs WHERE pool = $1 AND id = $2").bind(pool).bind(id.0).fetch_optional(&self.pool).await?;
+        let row = sqlx::query("SELECT doc FROM jobs WHERE pool = $1 AND id = $2")
+            .bind(pool)
+            .bind(id.0)
+            .fetch_optional(&self.pool)
+            .await?;
         row.map(|row| document(&row, 0)).transpose()
     }
 
@@ -313,7 +332,9 @@ impl Store {
     /// # Errors
     /// The database's.
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        let rows = sqlx::query("SELECT name, role, pool, created, expires, used FROM tokens ORDER BY name").fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT name, role, pool, created, expires, used FROM tokens ORDER BY name")
+            .fetch_all(&self.pool)
+            .await?;
         Ok(rows.iter().map(token).collect())
     }
 
@@ -455,7 +476,14 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's.
-    pub async fn put_submission(&mut self, actor: &str, key: &str, request: &str, job: JobId, now: Millis) -> Result<(), StoreError> {
+    pub async fn put_submission(
+        &mut self,
+        actor: &str,
+        key: &str,
+        request: &str,
+        job: JobId,
+        now: Millis,
+    ) -> Result<(), StoreError> {
         let statement = "INSERT INTO submissions (pool, actor, key, request, job, at) VALUES ($1, $2, $3, $4, $5, $6)";
         let insert = sqlx::query(statement).bind(self.pool).bind(actor).bind(key).bind(request).bind(job.0).bind(now.0 as i64);
         insert.execute(&mut *self.connection).await?;
@@ -477,7 +505,12 @@ impl Transaction {
             sqlx::query(statement).bind(pool).bind(agent.id.0).bind(revision).bind(doc).execute(&mut *connection).await?;
         }
         for (id, hash) in keys {
-            sqlx::query("UPDATE agents SET key_hash = $1 WHERE pool = $2 AND id = $3").bind(hash).bind(pool).bind(id.0).execute(&mut *connection).await?;
+            sqlx::query("UPDATE agents SET key_hash = $1 WHERE pool = $2 AND id = $3")
+                .bind(hash)
+                .bind(pool)
+                .bind(id.0)
+                .execute(&mut *connection)
+                .await?;
         }
         for id in &touched.removed {
             let statement = "UPDATE agents SET revision = $1, doc = NULL, key_hash = NULL WHERE pool = $2 AND id = $3";
@@ -488,7 +521,14 @@ impl Transaction {
                              ON CONFLICT (pool, id) DO UPDATE SET revision = excluded.revision, ended = excluded.ended, doc = excluded.doc";
             let ended = i64::from(job.state.is_final());
             let doc = serde_json::to_string(job)?;
-            sqlx::query(statement).bind(pool).bind(job.id.0).bind(revision).bind(ended).bind(doc).execute(&mut *connection).await?;
+            sqlx::query(statement)
+                .bind(pool)
+                .bind(job.id.0)
+                .bind(revision)
+                .bind(ended)
+                .bind(doc)
+                .execute(&mut *connection)
+                .await?;
         }
         for line in &touched.audit {
             insert_audit(connection, Some(pool), line).await?;
@@ -497,7 +537,11 @@ impl Transaction {
             let statement = "UPDATE pools SET revision = $1, head_revision = $1, head = $2 WHERE id = $3";
             sqlx::query(statement).bind(revision).bind(serde_json::to_string(head)?).bind(pool).execute(&mut *connection).await?;
         } else {
-            sqlx::query("UPDATE pools SET revision = $1 WHERE id = $2").bind(revision).bind(pool).execute(&mut *connection).await?;
+            sqlx::query("UPDATE pools SET revision = $1 WHERE id = $2")
+                .bind(revision)
+                .bind(pool)
+                .execute(&mut *connection)
+                .await?;
         }
         Ok(())
     }
@@ -542,6 +586,8 @@ fn own_file(path: &Path) -> Result<File, StoreError> {
     lock.push(".lock");
     let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock).map_err(unusable)?;
     // A lock of the file itself would be in SQLite's way.
-    lock.try_lock().map_err(|_| StoreError::Unusable(format!("{} is used by another controller; several controllers need PostgreSQL", path.display())))?;
+    lock.try_lock().map_err(|_| {
+        StoreError::Unusable(format!("{} is used by another controller; several controllers need PostgreSQL", path.display()))
+    })?;
     Ok(lock)
 }

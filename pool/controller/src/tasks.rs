@@ -21,7 +21,9 @@ pub fn built_in() -> Vec<Task> {
     let version = |text: &str| text.parse::<Version>().ok();
     TASKS
         .iter()
-        .filter_map(|(name, own, minimum)| Some(Task { name: (*name).into(), version: version(own)?, minimum_agent_version: version(minimum) }))
+        .filter_map(|(name, own, minimum)| {
+            Some(Task { name: (*name).into(), version: version(own)?, minimum_agent_version: version(minimum) })
+        })
         .collect()
 }
 

@@ -144,7 +144,9 @@ pub(super) async fn show(
 ) -> Result<Json<View>, Problem> {
     let (engine, _) = api.enter(&headers, &pool, Role::Reader).await?;
     let name = agent.clone();
-    let found = engine.read(move |pool, _| find(pool, &name).and_then(|id| pool.agent(id)).map(|agent| view(agent, decide::newest(&pool.head().releases))));
+    let found = engine.read(move |pool, _| {
+        find(pool, &name).and_then(|id| pool.agent(id)).map(|agent| view(agent, decide::newest(&pool.head().releases)))
+    });
     found.await?.map(Json).ok_or_else(|| unknown(&agent))
 }
 
@@ -220,7 +222,9 @@ fn request(pool: &mut Pool, now: Millis, actor: &Actor, body: &UpdateBody) -> Re
     let request = UpdateRequest { to: body.to, force: body.force };
     let target = body.to.or_else(|| decide::newest(&pool.head().releases));
     let chosen: Vec<(String, Option<AgentId>)> = if body.all {
-        let behind = pool.agents().filter(|agent| target.is_some_and(|target| agent.version < target || (body.force && agent.version != target)));
+        let behind = pool
+            .agents()
+            .filter(|agent| target.is_some_and(|target| agent.version < target || (body.force && agent.version != target)));
         behind.map(|agent| (agent.name.clone(), Some(agent.id))).collect()
     } else {
         body.agents.iter().map(|text| (text.clone(), find(pool, text))).collect()

@@ -19,10 +19,13 @@ pub(super) async fn put_file(
     request: Request,
 ) -> Result<StatusCode, Problem> {
     auth::person(&api.store, &headers, None, Role::Administrator, now()).await?;
-    let content = whole(request, &(), LONGEST_FILE).await?;
+    let content = whole(request, LONGEST_FILE).await?;
     let actual = hex(ring::digest::digest(&ring::digest::SHA256, &content).as_ref());
     if actual != sha256 {
-        return Err(Problem::invalid(format!("what arrived has {} bytes and the SHA-256 {actual}: it is cut off, or another file", content.len())));
+        return Err(Problem::invalid(format!(
+            "what arrived has {} bytes and the SHA-256 {actual}: it is cut off, or another file",
+            content.len()
+        )));
     }
     api.store.put_file(&sha256, &content).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -56,7 +59,11 @@ pub(super) async fn publish(
     Ok((StatusCode::CREATED, Json(release)))
 }
 
-pub(super) async fn releases(State(api): State<Api>, Path(pool): Path<String>, headers: HeaderMap) -> Result<Json<serde_json::Value>, Problem> {
+pub(super) async fn releases(
+    State(api): State<Api>,
+    Path(pool): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Problem> {
     let (engine, _) = api.enter(&headers, &pool, Role::Reader).await?;
     let items = engine.read(|pool, _| pool.head().releases.clone()).await?;
     Ok(Json(serde_json::json!({ "items": items })))
@@ -72,7 +79,11 @@ pub(super) async fn withdraw(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn tasks(State(api): State<Api>, Path(pool): Path<String>, headers: HeaderMap) -> Result<Json<serde_json::Value>, Problem> {
+pub(super) async fn tasks(
+    State(api): State<Api>,
+    Path(pool): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Problem> {
     let (engine, _) = api.enter(&headers, &pool, Role::Reader).await?;
     let items = engine.read(|pool, _| pool.head().tasks.clone()).await?;
     Ok(Json(serde_json::json!({ "items": items })))
@@ -98,7 +109,11 @@ pub(super) async fn put_task(
     Ok(Json(task))
 }
 
-pub(super) async fn features(State(api): State<Api>, Path(pool): Path<String>, headers: HeaderMap) -> Result<Json<serde_json::Value>, Problem> {
+pub(super) async fn features(
+    State(api): State<Api>,
+    Path(pool): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Problem> {
     let (engine, _) = api.enter(&headers, &pool, Role::Reader).await?;
     let items = engine.read(|pool, _| pool.head().features.clone()).await?;
     Ok(Json(serde_json::json!({ "items": items })))

@@ -32,7 +32,11 @@ fn view(pool: &Pool, job: Job) -> View {
         Failed { agent, .. } => *agent,
         Queued | Canceled { .. } => None,
     };
-    View { agent_name: agent.and_then(|agent| pool.agent(agent)).map(|agent| agent.name.clone()), waiting: pool.waiting(&job), job }
+    View {
+        agent_name: agent.and_then(|agent| pool.agent(agent)).map(|agent| agent.name.clone()),
+        waiting: pool.waiting(&job),
+        job,
+    }
 }
 
 /// Longest idempotency key.
@@ -50,7 +54,8 @@ pub(super) async fn submit(
         None => Before::Nothing,
         Some(key) => {
             let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= LONGEST_KEY);
-            let key = key.ok_or_else(|| Problem::invalid(format!("an Idempotency-Key has 1 to {LONGEST_KEY} visible characters")))?;
+            let key =
+                key.ok_or_else(|| Problem::invalid(format!("an Idempotency-Key has 1 to {LONGEST_KEY} visible characters")))?;
             let request = auth::hash(&serde_json::to_string(&spec).unwrap_or_default());
             Before::Key { actor: actor.to_string(), key: key.into(), request }
         }

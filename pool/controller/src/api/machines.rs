@@ -194,11 +194,15 @@ pub(super) async fn file(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (engine, _) = enter(&api, &headers, &pool, agent).await?;
-    let release = engine.read(move |pool, _| pool.head().releases.iter().find(|release| release.version == version).cloned()).await?;
+    let release =
+        engine.read(move |pool, _| pool.head().releases.iter().find(|release| release.version == version).cloned()).await?;
     let release = release.ok_or_else(|| Problem::not_found(format!("there is no release {version}")))?;
     let content = api.store.file(&release.sha256).await?.ok_or_else(Problem::unavailable)?;
     let total = content.len();
-    let from = headers.get(header::RANGE).and_then(|range| range.to_str().ok()).and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let from = headers
+        .get(header::RANGE)
+        .and_then(|range| range.to_str().ok())
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     let etag = format!("\"{}\"", release.sha256);
     match from {
         Some(from) if from >= total => Err(Problem {
@@ -210,7 +214,8 @@ pub(super) async fn file(
         Some(from) => {
             let range = format!("bytes {from}-{}/{total}", total - 1);
             let rest = content.get(from..).unwrap_or_default().to_vec();
-            Ok((StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, range), (header::ETAG, etag)], Content::from(rest)).into_response())
+            Ok((StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, range), (header::ETAG, etag)], Content::from(rest))
+                .into_response())
         }
         None => Ok(([(header::ACCEPT_RANGES, "bytes".to_owned()), (header::ETAG, etag)], Content::from(content)).into_response()),
     }

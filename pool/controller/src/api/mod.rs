@@ -12,8 +12,8 @@ use crate::engine::Engine;
 use crate::problem::Problem;
 use crate::store::Store;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::body::HttpBody;
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,8 @@ use axum::routing::{delete, get, post, put};
 use pool_core::Actor;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::RwLock;
@@ -68,7 +70,8 @@ impl Api {
             return Ok(engine.clone());
         }
         self.look().await?;
-        let unknown = || Problem::not_found(format!("there is no pool `{}`", name.chars().take(64).collect::<String>().escape_debug()));
+        let unknown =
+            || Problem::not_found(format!("there is no pool `{}`", name.chars().take(64).collect::<String>().escape_debug()));
         self.engines.read().await.get(name).cloned().ok_or_else(unknown)
     }
 
@@ -126,17 +129,16 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/pools/{pool}/features/{name}", put(catalog::put_feature))
         .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/api/v1/tokens/{name}", delete(tokens::remove))
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
-        .route("/api/v1/files/{sha256}", put(catalog::put_file).layer(DefaultBodyLimit::max(LONGEST_FILE)))
+        .route("/api/v1/files/{sha256}", put(catalog::put_file))
         .route("/api/v1/openapi.json", get(description))
-        .fallback(async || Problem::not_found("there is nothing at this address; GET /api/v1/openapi.json describes what there is"))
-        .method_not_allowed_fallback(async || {
-            Problem {
-                kind: "/problems/method",
-                title: "That method is not for this address",
-                status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
-                detail: "GET /api/v1/openapi.json describes what there is".into(),
-            }
+        .fallback(async || {
+            Problem::not_found("there is nothing at this address; GET /api/v1/openapi.json describes what there is")
+        })
+        .method_not_allowed_fallback(async || Problem {
+            kind: "/problems/method",
+            title: "That method is not for this address",
+            status: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
+            detail: "GET /api/v1/openapi.json describes what there is".into(),
         })
         .layer(middleware::from_fn(unstored))
         .with_state(api)
@@ -163,8 +165,8 @@ pub struct Body<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = whole(request, state, LONGEST_BODY).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = whole(request, LONGEST_BODY).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|e| match e.classify() {
             // The shape is right, and what stands in it is not: a version, a demand, a reason.
             serde_json::error::Category::Data => Problem::invalid(e.to_string()),
@@ -173,15 +175,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// The whole body.
-async fn whole<S: Send + Sync>(request: Request, state: &S, limit: usize) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::too_large(format!("the body is longer than {limit} bytes"))
-        } else {
-            Problem::malformed("the body ended early")
+/// How much of a body that is too large is still read: whoever is writing hears the answer only when he has written.
+const DRAIN: usize = 64 << 20;
+
+/// The whole body, if it is not longer than `limit`.
+async fn whole(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut body = request.into_body();
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Problem::malformed("the body ended early"))?;
+        let Some(data) = frame.data_ref() else { continue };
+        length += data.len();
+        if length <= limit {
+            bytes.extend_from_slice(data);
+        } else if length > DRAIN {
+            break;
         }
-    })
+    }
+    if length > limit { Err(Problem::too_large(format!("the body is longer than {limit} bytes"))) } else { Ok(bytes) }
 }
 
 /// Milliseconds since 1970.

@@ -71,7 +71,9 @@ pub(super) async fn list(State(api): State<Api>, headers: HeaderMap) -> Result<J
         }
     }
     if items.is_empty() {
-        auth::person(&api.store, &headers, None, Role::Reader, super::now()).await.map_err(|problem| denied.unwrap_or(problem))?;
+        auth::person(&api.store, &headers, None, Role::Reader, super::now())
+            .await
+            .map_err(|problem| denied.unwrap_or(problem))?;
     }
     Ok(Json(serde_json::json!({ "items": items })))
 }
@@ -82,11 +84,20 @@ pub(super) struct NewPool {
     name: String,
 }
 
-pub(super) async fn create(State(api): State<Api>, headers: HeaderMap, Body(new): Body<NewPool>) -> Result<(StatusCode, Json<Summary>), Problem> {
+pub(super) async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Body(new): Body<NewPool>,
+) -> Result<(StatusCode, Json<Summary>), Problem> {
     let actor = auth::person(&api.store, &headers, None, Role::Administrator, super::now()).await?;
     check_name("pool", &new.name).map_err(Problem::invalid)?;
     let head = Head { tasks: crate::tasks::built_in(), ..Head::default() };
-    let line = Audit { at: Millis(super::now().max(0).unsigned_abs()), actor: actor.to_string(), action: "pool".into(), detail: format!("`{}`", new.name) };
+    let line = Audit {
+        at: Millis(super::now().max(0).unsigned_abs()),
+        actor: actor.to_string(),
+        action: "pool".into(),
+        detail: format!("`{}`", new.name),
+    };
     if api.store.create_pool(&new.name, &head, &line).await?.is_none() {
         return Err(Problem::conflict(format!("there is a pool `{}` already", new.name)));
     }

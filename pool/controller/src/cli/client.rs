@@ -56,10 +56,16 @@ impl Client {
     pub(super) fn new(server: &str, token_file: Option<&Path>) -> Result<Self, Failure> {
         let token = match token_file {
             Some(path) => std::fs::read_to_string(path).map_err(|e| Failure::Call(format!("{}: {e}", path.display())))?,
-            None => std::env::var("POOL_TOKEN").map_err(|_| Failure::Call("no token: --token-file FILE, POOL_TOKEN_FILE or POOL_TOKEN".into()))?,
+            None => std::env::var("POOL_TOKEN")
+                .map_err(|_| Failure::Call("no token: --token-file FILE, POOL_TOKEN_FILE or POOL_TOKEN".into()))?,
         };
-        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(90))).build();
-        Ok(Self { agent: config.into(), base: format!("{}/api/v1", server.trim_end_matches('/')), token: format!("Bearer {}", token.trim()) })
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(90))).build();
+        Ok(Self {
+            agent: config.into(),
+            base: format!("{}/api/v1", server.trim_end_matches('/')),
+            token: format!("Bearer {}", token.trim()),
+        })
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -68,7 +74,10 @@ impl Client {
     }
 
     pub(super) fn send(&self, method: &str, path: &str, body: &Value, key: Option<&str>) -> Result<Value, Failure> {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base)).header("authorization", &self.token);
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header("authorization", &self.token);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }

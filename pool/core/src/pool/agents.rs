@@ -287,7 +287,14 @@ impl Pool {
     ///
     /// # Errors
     /// No update to that version was under way or asked for.
-    pub fn end_update(&mut self, now: Millis, id: AgentId, version: Version, runs: Version, ended: &Ended) -> Result<(), Refusal> {
+    pub fn end_update(
+        &mut self,
+        now: Millis,
+        id: AgentId,
+        version: Version,
+        runs: Version,
+        ended: &Ended,
+    ) -> Result<(), Refusal> {
         let agent = self.agents.get(&id).ok_or_else(|| unknown(id))?;
         match &agent.update {
             // An agent that cannot even begin says so at once.
