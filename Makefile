@@ -72,10 +72,11 @@ fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 	@.ci/install build fuzz
 	fuzz/run $(TIME)
 
-pool-test: ## The pool (update control for fleets): format, clippy, tests
+pool-test: ## The pool (update control for fleets): format, clippy, tests on SQLite and PostgreSQL
 	$(CARGO) fmt --all --check --manifest-path pool/Cargo.toml
 	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
-	$(CARGO) test --locked --manifest-path pool/Cargo.toml
+	@.ci/install pool
+	pool/with-postgres $(CARGO) test --locked --manifest-path pool/Cargo.toml
 
 tarball: ## For images without a package manager: target/tarball; AGENT=minimal for the other daemon
 	@.ci/install build

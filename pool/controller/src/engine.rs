@@ -69,10 +69,12 @@ pub enum EngineError {
 type Answer = Box<dyn std::any::Any + Send>;
 type Run = Box<dyn FnOnce(&mut Pool, Millis) -> Result<(Answer, After), Refusal> + Send>;
 
+type Reply = oneshot::Sender<Result<Answer, EngineError>>;
+
 struct Command {
     before: Before,
     run: Run,
-    answer: oneshot::Sender<Result<Answer, EngineError>>,
+    answer: Reply,
 }
 
 /// A handle to one pool.
@@ -270,11 +272,7 @@ impl Task {
     }
 
     /// One transaction. Answers that could not be given come back with the error.
-    async fn batch(
-        &mut self,
-        batch: &mut Vec<Command>,
-        ticked: bool,
-    ) -> Result<(), (StoreError, Vec<oneshot::Sender<Result<Answer, EngineError>>>)> {
+    async fn batch(&mut self, batch: &mut Vec<Command>, ticked: bool) -> Result<(), (StoreError, Vec<Reply>)> {
         let mut answers = Vec::with_capacity(batch.len());
         match self.transact(batch, ticked, &mut answers).await {
             Ok(()) => {
@@ -295,7 +293,7 @@ impl Task {
         &mut self,
         batch: &mut Vec<Command>,
         ticked: bool,
-        answers: &mut Vec<(oneshot::Sender<Result<Answer, EngineError>>, Result<Answer, EngineError>)>,
+        answers: &mut Vec<(Reply, Result<Answer, EngineError>)>,
     ) -> Result<(), StoreError> {
         let mut tx = self.store.begin(self.id).await?;
         // A clock that is set back does not set anything else back.

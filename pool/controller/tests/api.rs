@@ -1,6 +1,7 @@
 //! The controller over HTTP, on SQLite and (where POOL_TEST_POSTGRES names a server) on PostgreSQL: the same tests.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the report")]
+#![allow(clippy::needless_pass_by_value, reason = "json!() at the call reads best without &")]
 
 mod support;
 

@@ -242,7 +242,10 @@ pub(crate) fn conforms(value: &Value, schema: &Value, description: &Value, place
     if let Some(kinds) = schema["anyOf"].as_array() {
         // Null, or the one other.
         let other = kinds.iter().find(|kind| kind["type"] != "null").unwrap();
-        return if value.is_null() { () } else { conforms(value, other, description, place) };
+        if !value.is_null() {
+            conforms(value, other, description, place);
+        }
+        return;
     }
     let kinds: Vec<&str> = match &schema["type"] {
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
