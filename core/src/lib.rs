@@ -25,5 +25,6 @@ pub mod refusals;
 pub mod replay;
 pub mod report;
 pub mod sign;
+pub mod suggest;
 pub mod telemetry;
 pub mod time;

@@ -4,7 +4,7 @@
 //! second. Nothing here is global: `main` loads it once and passes it down.
 
 mod raw;
-pub(crate) mod suggest;
+pub(crate) use azure_proxy_agent_core::suggest;
 #[cfg(test)]
 mod tests;
 

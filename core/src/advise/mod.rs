@@ -10,6 +10,7 @@ pub mod diff;
 mod explain;
 pub mod layout;
 pub mod learn;
+pub mod lint;
 pub mod recording;
 mod source;
 mod suite;

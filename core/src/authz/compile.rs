@@ -354,3 +354,17 @@ fn compile_privilege(privilege: &document::Privilege) -> Result<Canonical, (Part
     }
     Ok((path, constraints.into_iter().collect()))
 }
+
+/// Path and constraints of a privilege in canonical form; `/` is everything.
+#[cfg(feature = "advise")]
+pub(crate) type CanonicalPrivilege = (String, Vec<(String, String)>);
+
+/// Brings one privilege into canonical form: for the tools, which look at each on its own.
+#[cfg(feature = "advise")]
+pub(crate) fn canonical_privilege(privilege: &document::Privilege) -> Result<CanonicalPrivilege, (Part, CanonError)> {
+    // What has a canonical form is UTF-8.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (path, constraints) = compile_privilege(privilege)?;
+    let path = if path.is_empty() { "/".to_owned() } else { text(&path) };
+    Ok((path, constraints.iter().map(|c| (text(&c.name), text(&c.value))).collect()))
+}

@@ -24,6 +24,8 @@ mod tests;
 
 pub use crate::json::place::Place;
 pub use canonical::{CanonError, Scratch};
+#[cfg(feature = "advise")]
+pub(crate) use compile::canonical_privilege;
 pub use compile::{Mode, Rules};
 pub use decision::{Allowed, Decision, Denial, IdentityId, PrivilegeId};
 pub use descriptor::Descriptor;

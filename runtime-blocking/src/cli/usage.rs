@@ -26,7 +26,7 @@ const WORDS: [&str; 12] = [
 
 /// The lines of the tools in the list of commands: of what this build has.
 const TOOLS: &str = if cfg!(feature = "tools") {
-    "  rules ...              Explain, test and learn authorization rules: rules --help\n"
+    "  rules ...              Check, explain, test and learn authorization rules: rules --help\n"
 } else {
     ""
 };

@@ -165,6 +165,14 @@ pub fn named(name: &str) -> io::Result<Option<(u32, AccountFacts)>> {
     Ok(Some((uid, facts(account)?)))
 }
 
+/// The id of a group of that name; `None` if there is none. For tools: without cache, without bound.
+///
+/// # Errors
+/// The account database cannot be asked.
+pub fn group_named(name: &str) -> io::Result<Option<u32>> {
+    std::ffi::CString::new(name).map_or(Ok(None), |name| sys::group_id(&name))
+}
+
 fn facts(account: sys::Account) -> io::Result<AccountFacts> {
     let mut ids = sys::group_ids(&account)?;
     ids.sort_unstable();

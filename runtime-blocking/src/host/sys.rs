@@ -59,11 +59,27 @@ fn find_account(
 
 /// The name of a group; `None` if it has none. May block.
 pub(super) fn group_name(gid: u32) -> io::Result<Option<CString>> {
+    // SAFETY: the caller says that the pointers are good.
+    let group = find_group(|entry, text, size, found| unsafe { libc::getgrgid_r(gid, entry, text, size, found) })?;
+    Ok(group.map(|(_, name)| name))
+}
+
+/// The id of a group; `None` if there is none of that name. May block.
+pub(super) fn group_id(name: &CStr) -> io::Result<Option<u32>> {
+    // SAFETY: the name is NUL-terminated; the caller says that the pointers are good.
+    let group = find_group(|entry, text, size, found| unsafe { libc::getgrnam_r(name.as_ptr(), entry, text, size, found) })?;
+    Ok(group.map(|(gid, _)| gid))
+}
+
+/// As [`find_account`]: a group's id and name.
+fn find_group(
+    get: impl Fn(*mut libc::group, *mut libc::c_char, usize, *mut *mut libc::group) -> libc::c_int,
+) -> io::Result<Option<(u32, CString)>> {
     with_text_buffer(|text| {
         let mut entry = std::mem::MaybeUninit::<libc::group>::uninit();
         let mut found: *mut libc::group = std::ptr::null_mut();
-        // SAFETY: `entry` and `found` are valid for writes, `text` for writes of its length; all outlive the call.
-        let error = unsafe { libc::getgrgid_r(gid, entry.as_mut_ptr(), text.as_mut_ptr().cast(), text.len(), &raw mut found) };
+        // `entry` and `found` are valid for writes, `text` for writes of its length; all outlive the call.
+        let error = get(entry.as_mut_ptr(), text.as_mut_ptr().cast(), text.len(), &raw mut found);
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
@@ -73,7 +89,8 @@ pub(super) fn group_name(gid: u32) -> io::Result<Option<CString>> {
         // SAFETY: the call succeeded and found an entry: `found` points to `entry`, which it has filled in.
         let entry = unsafe { entry.assume_init_ref() };
         // SAFETY: `gr_name` points to a NUL-terminated string within `text`, which is still borrowed and unchanged.
-        Ok(Some(unsafe { CStr::from_ptr(entry.gr_name) }.to_owned()))
+        let name = unsafe { CStr::from_ptr(entry.gr_name) };
+        Ok(Some((entry.gr_gid, name.to_owned())))
     })
 }
 

@@ -2,7 +2,8 @@
 
 /// The candidate that differs least from `word`, if it differs little: letter case counts nothing, up to a third of the letters
 /// may be wrong.
-pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()
