@@ -1,7 +1,6 @@
 //! The command line of both daemons (cli.md section 1): arguments to an [`Invocation`], and everything that needs no daemon.
 
 #[cfg(feature = "tools")]
-#[allow(dead_code, reason = "not every tool is there yet")]
 mod args;
 #[cfg(feature = "tools")]
 mod audit;
@@ -10,17 +9,14 @@ mod detach;
 #[cfg(feature = "tools")]
 mod golden;
 #[cfg(feature = "tools")]
-#[allow(dead_code, reason = "not every tool is there yet")]
 mod recorded;
 #[cfg(feature = "tools")]
 mod rules;
 #[cfg(feature = "tools")]
-#[allow(dead_code, reason = "not every tool is there yet")]
 mod term;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tools")]
-#[allow(dead_code, reason = "not every tool is there yet")]
 mod tool;
 mod usage;
 

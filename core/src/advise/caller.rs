@@ -95,8 +95,13 @@ impl Caller {
             user_name: user_name.into(),
             user_groups: self.groups.iter().map(|group| group.as_str().into()).collect(),
             process_id: 0,
-            // A path of one component has that name.
-            executable: self.exe_path.as_deref().or(self.process_name.as_deref()).map_or(Executable::Unknown, known),
+            // A path of one component has that name; a program of which only the hash is said has none.
+            executable: self
+                .exe_path
+                .as_deref()
+                .or(self.process_name.as_deref())
+                .or(self.exe_sha256.is_some().then_some(""))
+                .map_or(Executable::Unknown, known),
             command_line: "".into(),
             cgroup: 0,
             confidence: Confidence::Verified,

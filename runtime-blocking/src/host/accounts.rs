@@ -154,15 +154,38 @@ fn ask_system(uid: u32) -> io::Result<AccountFacts> {
     sys::account(uid)?.map_or_else(|| Ok(AccountFacts::default()), facts)
 }
 
-/// User id, name and groups of a name; `None` without such an account. For tools: without cache, without bound.
+/// An account with its numbers.
+#[derive(Debug)]
+pub struct Numbered {
+    /// User id.
+    pub uid: u32,
+    /// Id of the primary group.
+    pub gid: u32,
+    /// Name and groups.
+    pub facts: AccountFacts,
+}
+
+/// The account of a name; `None` without one. For tools: without cache, without bound.
 ///
 /// # Errors
 /// The account database cannot be asked.
-pub fn named(name: &str) -> io::Result<Option<(u32, AccountFacts)>> {
+pub fn named(name: &str) -> io::Result<Option<Numbered>> {
     let Ok(name) = std::ffi::CString::new(name) else { return Ok(None) };
-    let Some(account) = sys::account_named(&name)? else { return Ok(None) };
-    let uid = account.uid;
-    Ok(Some((uid, facts(account)?)))
+    numbered(sys::account_named(&name)?)
+}
+
+/// The account of a user id: likewise.
+///
+/// # Errors
+/// Likewise.
+pub fn of_uid(uid: u32) -> io::Result<Option<Numbered>> {
+    numbered(sys::account(uid)?)
+}
+
+fn numbered(account: Option<sys::Account>) -> io::Result<Option<Numbered>> {
+    let Some(account) = account else { return Ok(None) };
+    let (uid, gid) = (account.uid, account.primary_group);
+    Ok(Some(Numbered { uid, gid, facts: facts(account)? }))
 }
 
 /// The id of a group of that name; `None` if there is none. For tools: without cache, without bound.

@@ -4,7 +4,7 @@ use super::super::args::{Given, Opt};
 use super::super::tool::Failure;
 use super::super::usage::UsageError;
 use crate::clock;
-use crate::host::accounts::{self, Accounts};
+use crate::host::accounts::{self, Accounts, Numbered};
 use azure_proxy_agent_core::advise::{Caller, UNKNOWN_UID};
 use azure_proxy_agent_core::identity::{Claims, Destination, ExeId, Executable, KernelRecord, RawText, Route};
 use redirect_ebpf::verify;
@@ -19,13 +19,16 @@ pub(super) const USER: Opt = Opt::value(
 .short('u');
 pub(super) const GROUP: Opt = Opt::value("group", "<name>", "A group of the user; may be repeated").short('g').repeated();
 pub(super) const UID: Opt = Opt::value("uid", "<number>", "The user id [default: that of the account]");
+pub(super) const GID: Opt = Opt::value("gid", "<number>", "The id of the primary group [default: that of the account]");
 pub(super) const EXE: Opt = Opt::value("exe", "<path>", "The program's path");
 pub(super) const PROCESS: Opt = Opt::value("process", "<name>", "The program's name [default: the end of its path]");
+pub(super) const SHA256: Opt = Opt::value("exe-sha256", "<hash>", "SHA-256 of the program's content");
+pub(super) const CGROUP: Opt = Opt::value("cgroup", "<path>", "The control group, as /proc/PID/cgroup has it");
 pub(super) const ELEVATED: Opt = Opt::flag("elevated", "User id 0, whatever the name [default: for root]");
 pub(super) const NOT_ELEVATED: Opt = Opt::flag("not-elevated", "Not user id 0, also with the name root");
 pub(super) const PID: Opt = Opt::value("pid", "<number>", "As this running process is, instead of all these");
 /// What `--pid` stands for.
-const DESCRIBED: [Opt; 7] = [USER, GROUP, UID, EXE, PROCESS, ELEVATED, NOT_ELEVATED];
+const DESCRIBED: [Opt; 10] = [USER, GROUP, UID, GID, EXE, PROCESS, SHA256, CGROUP, ELEVATED, NOT_ELEVATED];
 
 /// A caller, and what was assumed.
 pub(super) struct Who {
@@ -56,6 +59,9 @@ impl Who {
         let mut caller = Caller {
             user_name: text("user")?,
             uid: given.parsed("uid", "a number")?,
+            gid: given.parsed("gid", "a number")?,
+            exe_sha256: text("exe-sha256")?,
+            cgroup_path: text("cgroup")?,
             exe_path: text("exe")?,
             process_name: text("process")?,
             elevated,
@@ -104,14 +110,11 @@ fn complete(caller: &mut Caller, groups_given: bool, notes: &mut Vec<String>) ->
     let system = |e: std::io::Error| Failure::Other(format!("the account database cannot be asked: {e}"));
     let (found, whose) = match (&caller.user_name, caller.uid) {
         (Some(name), _) => (accounts::named(name).map_err(system)?, format!("{name:?}")),
-        (None, Some(uid)) => {
-            let facts = Accounts::system().get(uid, clock::mono());
-            (facts.name.is_some().then_some((uid, facts)), format!("user id {uid}"))
-        }
+        (None, Some(uid)) => (accounts::of_uid(uid).map_err(system)?, format!("user id {uid}")),
         // Whatever they are: nobody said whose.
         (None, None) => return Ok(()),
     };
-    let Some((uid, facts)) = found else {
+    let Some(Numbered { uid, gid, facts }) = found else {
         notes.push(format!("this machine has no account for {whose}: what is not given is not known"));
         return Ok(());
     };
@@ -124,6 +127,8 @@ fn complete(caller: &mut Caller, groups_given: bool, notes: &mut Vec<String>) ->
         caller.uid = Some(uid);
         notes.push(format!("the user id is that of this machine's account {whose}"));
     }
+    // The primary group plays a part in few rules, and is worth no line of its own.
+    caller.gid = caller.gid.or(Some(gid));
     if !groups_given && !facts.groups.is_empty() {
         caller.groups = facts.groups.iter().map(lossy).collect();
         notes.push(format!("the groups are those of this machine's account for {whose}"));

@@ -4,11 +4,12 @@ use super::super::args::{Given, JSON, Opt, Spec};
 use super::super::term::{Style, Term};
 use super::super::tool::{Failure, Io, Tool};
 use super::super::usage::UsageError;
-use super::caller::{ELEVATED, EXE, GROUP, NOT_ELEVATED, PID, PROCESS, UID, USER, Who};
+use super::caller::{CGROUP, ELEVATED, EXE, GID, GROUP, NOT_ELEVATED, PID, PROCESS, SHA256, UID, USER, Who};
 use super::{live, tell};
 use azure_proxy_agent_core::advise::{Documents, Question, Told, destination, explain, named_destination};
 use azure_proxy_agent_core::identity::{Claims, Executable};
 use serde::Serialize;
+use std::fmt::Write as _;
 
 /// Longest file of documents that is read. Bytes.
 pub(super) const MAX_FILE: u64 = 16 * 1024 * 1024;
@@ -34,8 +35,11 @@ pub(super) static TOOL: Tool = Tool {
             USER,
             GROUP,
             UID,
+            GID,
             EXE,
             PROCESS,
+            SHA256,
+            CGROUP,
             ELEVATED,
             NOT_ELEVATED,
             PID,
@@ -137,6 +141,10 @@ struct Caller {
     user_groups: Vec<String>,
     process_full_path: String,
     run_as_elevated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup_path: Option<String>,
 }
 
 impl<'a> Answer<'a> {
@@ -148,6 +156,8 @@ impl<'a> Answer<'a> {
             user_groups: claims.user_groups.iter().map(|group| group.lossy().into_owned()).collect(),
             process_full_path: claims.exe_path().map(|path| String::from_utf8_lossy(path).into_owned()).unwrap_or_default(),
             run_as_elevated: claims.is_elevated(),
+            exe_sha256: claims.exe_hash().map(ToString::to_string),
+            cgroup_path: claims.cgroup_path().map(|path| String::from_utf8_lossy(path).into_owned()),
         };
         let request = Asked { method, url, destination: destination.name() };
         let (outcome, reason, forwarded) = (told.word(), told.reason(), told.forwards());
@@ -179,10 +189,17 @@ fn caller(claims: &Claims) -> String {
     };
     let groups = if groups.is_empty() { "no groups".to_owned() } else { format!("groups {}", groups.join(", ")) };
     let exe = match &claims.executable {
-        Executable::Known(path) => path.lossy().into_owned(),
+        Executable::Known(path) if !path.is_empty() => path.lossy().into_owned(),
         Executable::Elsewhere(path) => format!("mnt:{}", path.lossy()),
-        Executable::Unknown => "program unknown".to_owned(),
+        Executable::Known(_) | Executable::Unknown => "program unknown".to_owned(),
     };
     let elevated = if claims.is_elevated() { "elevated" } else { "not elevated" };
-    format!("{} ({uid}, {elevated}), {groups}, {exe}", claims.user_name.lossy())
+    let mut text = format!("{} ({uid}, {elevated}), {groups}, {exe}", claims.user_name.lossy());
+    if let Some(hash) = claims.exe_hash() {
+        let _ = write!(text, ", SHA-256 {hash}");
+    }
+    if let Some(cgroup) = claims.cgroup_path() {
+        let _ = write!(text, ", cgroup {}", String::from_utf8_lossy(cgroup));
+    }
+    text
 }
