@@ -3,7 +3,7 @@ _azure_proxy_agent() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command="" words=""
     if ((COMP_CWORD > 1)); then
         case ${COMP_WORDS[1]} in
-        rules)
+        rules|audit)
             command=${COMP_WORDS[1]}
             if ((COMP_CWORD > 2)) && [[ ${COMP_WORDS[2]} != -* ]]; then
                 command+=" ${COMP_WORDS[2]}"
@@ -12,19 +12,21 @@ _azure_proxy_agent() {
         esac
     fi
     case $previous in
-    --against|--config|--exe|--from|--local|--rules|-l|-r)
+    --against|--cgroup|--config|--exe|--file|--from|--local|--program|--rules|-l|-r)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         compopt -o filenames 2>/dev/null
         return
         ;;
     esac
     case $command in
-        '') words='-s --status -w --wait --config --check-config --foreground -v --version -h --help console detach help rules' ;;
+        '') words='-s --status -w --wait --config --check-config --foreground -v --version -h --help console detach help rules audit' ;;
         'rules') words='explain test learn diff' ;;
-        'rules explain') words='-r --rules --live -l --local --url -X --method --dest -u --user -g --group --uid --exe --process --elevated --not-elevated --pid --as-enforced --json -h --help' ;;
+        'rules explain') words='-r --rules --live -l --local --url -X --method --dest -u --user -g --group --uid --gid --exe --process --exe-sha256 --cgroup --elevated --not-elevated --pid --as-enforced --json -h --help' ;;
         'rules test') words='-r --rules --live -v --verbose --json -h --help' ;;
         'rules learn') words='--from --since --user --dest --min-count --denied --merge-users --keep --mode --default --id --local --out -q --quiet --json -h --help' ;;
         'rules diff') words='--dest --against --json -h --help' ;;
+        'audit') words='-f --follow --user --program --dest --decision --since -n --limit --file --config --json -h --help top' ;;
+        'audit top') words='--by --user --program --dest --decision --since -n --limit --file --config --json -h --help' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     if ((${#COMPREPLY[@]} == 0)) && [[ -n $command ]]; then

@@ -26,7 +26,12 @@ const WORDS: [&str; 12] = [
 
 /// The lines of the tools in the list of commands: of what this build has.
 const TOOLS: &str = if cfg!(feature = "tools") {
-    "  rules ...              Check, explain, test and learn authorization rules: rules --help\n"
+    concat!(
+        "  rules ...              Check, explain, test, learn, compare rules: see rules --help
+",
+        "  audit ...              Read the audit log: see audit --help
+",
+    )
 } else {
     ""
 };
