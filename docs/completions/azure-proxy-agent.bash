@@ -20,7 +20,8 @@ _azure_proxy_agent() {
     esac
     case $command in
         '') words='-s --status -w --wait --config --check-config --foreground -v --version -h --help console detach help rules audit' ;;
-        'rules') words='explain test learn diff' ;;
+        'rules') words='check explain test learn diff' ;;
+        'rules check') words='--dest --local --remote --machine --strict --allow --json -h --help' ;;
         'rules explain') words='-r --rules --live -l --local --url -X --method --dest -u --user -g --group --uid --gid --exe --process --exe-sha256 --cgroup --elevated --not-elevated --pid --as-enforced --json -h --help' ;;
         'rules test') words='-r --rules --live -v --verbose --json -h --help' ;;
         'rules learn') words='--from --since --user --dest --min-count --denied --merge-users --keep --mode --default --id --local --out -q --quiet --json -h --help' ;;

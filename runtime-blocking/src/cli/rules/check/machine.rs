@@ -10,7 +10,7 @@ pub(super) struct This;
 
 impl Machine for This {
     fn user(&self, name: &str) -> Option<Account> {
-        Some(accounts::named(name).ok()?.map_or(Account::Missing, |(uid, _)| Account::Id(uid)))
+        Some(accounts::named(name).ok()?.map_or(Account::Missing, |account| Account::Id(account.uid)))
     }
 
     fn group(&self, name: &str) -> Option<Account> {
