@@ -6,7 +6,9 @@
 mod claims;
 pub mod redact;
 
-pub use claims::{AccountFacts, Claims, Confidence, ExeFact, ExeHash, Executable, Fact, Needs, OnDemand, ProcessFacts};
+pub use claims::{
+    AccountFacts, Claims, Confidence, ExeFact, ExeHash, ExeHasher, Executable, Fact, Needs, OnDemand, ProcessFacts,
+};
 
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::{borrow::Borrow, fmt};

@@ -1,9 +1,11 @@
 //! Where to attach: the root of the unified cgroup hierarchy, or the directory that the configuration names.
 
 use crate::error::RedirectError;
-use rustix::fs::statfs;
+use crate::sys;
+use rustix::fs::{AtFlags, CWD, readlinkat, statat, statfs};
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,43 @@ impl Cgroup {
 pub fn find_cgroup2() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().filter_map(cgroup2_mount).find(|path| is_cgroup2(path))
+}
+
+/// The cgroup2 hierarchy as this process sees it, for paths of cgroups.
+#[derive(Debug)]
+pub struct Hierarchy {
+    mount: PathBuf,
+    root: OwnedFd,
+}
+
+impl Hierarchy {
+    /// By the first cgroup2 mount that shows the root of the hierarchy; `None` if there is none.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let whole = mounts.lines().filter(|line| line.split(' ').nth(3) == Some("/")).filter_map(cgroup2_mount);
+        whole.filter(|path| is_cgroup2(path)).find_map(|mount| {
+            let root = File::open(&mount).ok()?.into();
+            Some(Self { mount, root })
+        })
+    }
+
+    /// The path of a cgroup from the root, as in `/proc/PID/cgroup`; `None` if there is no such cgroup any more, if it lies outside of
+    /// what this process sees, or if it cannot be told. Needs `CAP_DAC_READ_SEARCH`.
+    #[must_use]
+    pub fn path(&self, id: u64) -> Option<Vec<u8>> {
+        let cgroup = sys::open_cgroup(self.root.as_fd(), id).ok()?;
+        let link = format!("/proc/self/fd/{}", cgroup.as_raw_fd());
+        let shown = readlinkat(CWD, link, Vec::with_capacity(256)).ok()?.into_bytes();
+        let below = shown.strip_prefix(self.mount.as_os_str().as_bytes())?;
+        if !(below.is_empty() || below.starts_with(b"/")) {
+            return None;
+        }
+        let path = if below.is_empty() { b"/" } else { below };
+        // A cgroup that is removed meanwhile is shown with another name.
+        let there = statat(CWD, shown.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        (there.st_ino == id).then(|| path.to_vec())
+    }
 }
 
 /// The directory to attach to: `configured` if it is in a cgroup2 file system, else the first cgroup2 mount.
@@ -83,6 +122,36 @@ mod tests {
         let v1 = "36 24 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu";
         assert_eq!(cgroup2_mount(v1), None);
         assert_eq!(cgroup2_mount(""), None);
+    }
+
+    /// Where this process is, by the kernel's own word.
+    #[test]
+    fn the_path_of_a_cgroup_is_that_of_proc() {
+        let Some(hierarchy) = Hierarchy::find() else { return };
+        assert_eq!(hierarchy.path(fs::metadata(&hierarchy.mount).unwrap().ino()).as_deref(), Some(&b"/"[..]));
+        let ours = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let Some(ours) = ours.lines().find_map(|line| line.strip_prefix("0::")) else { return };
+        let id = fs::metadata(hierarchy.mount.join(ours.trim_start_matches('/'))).unwrap().ino();
+        assert_eq!(hierarchy.path(id).as_deref(), Some(ours.as_bytes()));
+        for nobody in [0, u64::MAX, id + (1 << 40)] {
+            assert_eq!(hierarchy.path(nobody), None, "{nobody}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_was_removed_has_no_path() {
+        let Some(hierarchy) = Hierarchy::find() else { return };
+        let name = format!("path-test-{}", std::process::id());
+        let folder = hierarchy.mount.join(&name).join("in (deleted)");
+        // Without the right to make one there is nothing to see.
+        if fs::create_dir_all(&folder).is_err() {
+            return;
+        }
+        let id = fs::metadata(&folder).unwrap().ino();
+        assert_eq!(hierarchy.path(id), Some(format!("/{name}/in (deleted)").into_bytes()));
+        fs::remove_dir(&folder).unwrap();
+        fs::remove_dir(hierarchy.mount.join(&name)).unwrap();
+        assert_eq!(hierarchy.path(id), None);
     }
 
     #[test]

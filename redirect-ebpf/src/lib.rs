@@ -25,7 +25,7 @@ mod takeover;
 pub mod verify;
 
 pub use azure_proxy_agent_core::identity::TargetMode;
-pub use cgroup::{find_cgroup2, resolve_cgroup};
+pub use cgroup::{Hierarchy, find_cgroup2, resolve_cgroup};
 pub use ebpf::{Counters, EbpfRedirector};
 pub use error::RedirectError;
 pub use load::LoadOptions;

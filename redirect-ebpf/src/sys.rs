@@ -500,3 +500,27 @@ unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<RawFd> {
 fn raw(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
+
+/// Opens a cgroup by its number (open_by_handle_at(2)): its directory, with `O_PATH`. `mount` is any directory of the hierarchy.
+pub(crate) fn open_cgroup(mount: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    /// `struct file_handle` of linux/fs.h with the content that kernfs takes.
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 8],
+    }
+    /// `FILEID_KERNFS` of linux/exportfs.h.
+    const KERNFS: i32 = 0xfe;
+    let mut handle = Handle { bytes: 8, kind: KERNFS, id: id.to_ne_bytes() };
+    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY;
+    // SAFETY: `handle` begins as a `struct file_handle` does, and as many bytes follow as it says; it outlives the call, which only
+    // reads it.
+    let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut handle, flags) };
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `fd` is a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -25,14 +25,26 @@ const TICK: u64 = 10_000_000;
 /// What user space can add to a record. Anything that does not fit, or cannot be read, is [`ExeFact::Gone`].
 #[must_use]
 pub fn verify(record: &KernelRecord) -> ProcessFacts {
-    match examine(record) {
-        Ok(Some(facts)) => facts,
-        Ok(None) => ProcessFacts { exe: ExeFact::Gone, cmdline: None },
-        Err(e) => {
-            log::debug!("process {} cannot be examined: {e}", record.tgid);
-            ProcessFacts { exe: ExeFact::Gone, cmdline: None }
-        }
-    }
+    examine(record).facts
+}
+
+/// What was found, and the file.
+#[derive(Debug)]
+pub struct Examined {
+    /// What user space can add to the record.
+    pub facts: ProcessFacts,
+    /// The file that the process runs and ran when it connected, opened with `O_PATH`; `None` if it is gone.
+    pub exe: Option<OwnedFd>,
+}
+
+/// As [`verify`], for who wants to look at the file, too.
+#[must_use]
+pub fn examine(record: &KernelRecord) -> Examined {
+    let found = look(record).unwrap_or_else(|e| {
+        log::debug!("process {} cannot be examined: {e}", record.tgid);
+        None
+    });
+    found.unwrap_or(Examined { facts: ProcessFacts { exe: ExeFact::Gone, cmdline: None }, exe: None })
 }
 
 /// When a process started, as its record would have it, to the precision that [`verify`] compares; `None` if `/proc` says nothing that can
@@ -47,7 +59,7 @@ pub fn start_time(pid: u32) -> std::io::Result<Option<u64>> {
 }
 
 /// `None`: another process, or another program.
-fn examine(record: &KernelRecord) -> Result<Option<ProcessFacts>, Errno> {
+fn look(record: &KernelRecord) -> Result<Option<Examined>, Errno> {
     // Without these two (kernel memory may not be read) neither a new process nor a new program could be told from the old.
     let (Some(exe), true) = (record.exe, record.start_boottime != 0) else { return Ok(None) };
     let mut path = PathText::default();
@@ -57,10 +69,11 @@ fn examine(record: &KernelRecord) -> Result<Option<ProcessFacts>, Errno> {
     }
     // Before the executable: if that is still the one of the record, then the arguments were not those of a later program.
     let cmdline = cmdline(process.as_fd()).ok();
-    Ok(executable(process.as_fd(), exe)?.map(|exe| ProcessFacts { exe, cmdline }))
+    let found = executable(process.as_fd(), exe)?;
+    Ok(found.map(|(exe, file)| Examined { facts: ProcessFacts { exe, cmdline }, exe: Some(file) }))
 }
 
-fn executable(process: BorrowedFd<'_>, expected: ExeId) -> Result<Option<ExeFact>, Errno> {
+fn executable(process: BorrowedFd<'_>, expected: ExeId) -> Result<Option<(ExeFact, OwnedFd)>, Errno> {
     let file = openat(process, c"exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let found = fstat(&file)?;
     if !is_file(&found, expected) {
@@ -72,7 +85,7 @@ fn executable(process: BorrowedFd<'_>, expected: ExeId) -> Result<Option<ExeFact
     let here = statat(CWD, path.as_c_str(), AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT);
     let same = here.is_ok_and(|here| (here.st_dev, here.st_ino) == (found.st_dev, found.st_ino));
     let path = RawText::from(path.into_bytes());
-    Ok(Some(if same { ExeFact::Verified(path) } else { ExeFact::OtherMount(path) }))
+    Ok(Some((if same { ExeFact::Verified(path) } else { ExeFact::OtherMount(path) }, file)))
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the members differ in type between architectures")]

@@ -10,6 +10,7 @@ use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::{ConnectError, LocalQuery, LocalReply, RequestCounter};
 use azure_proxy_agent_core::identity::{KernelRecord, Peer, Route};
 use azure_proxy_agent_core::limits::Limits;
+use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::time::Now;
 use std::io;
 use std::net::{SocketAddrV4, TcpStream};
@@ -46,8 +47,8 @@ pub trait World: Send + Sync {
     /// What the kernel noted about the caller of a connection that was just accepted. One look-up; does not block.
     fn attribute(&self, accepted: &TcpStream, client: SocketAddrV4) -> Option<KernelRecord>;
 
-    /// Who that is. Reads `/proc` and the account database: may block.
-    fn identify(&self, record: &KernelRecord) -> Peer;
+    /// Who that is, as far as the policy's rules ask. Reads `/proc`, the account database, perhaps the executable: may block.
+    fn identify(&self, record: &KernelRecord, policy: &Policy) -> Peer;
 
     /// Begins a connection to the host: a non-blocking socket (see [`dial::outcome`](crate::dial::outcome)).
     ///
@@ -145,7 +146,7 @@ impl Daemon {
     /// Who is on the other side: without a record nobody that we know, which is refused (PX-23). May block.
     #[must_use]
     pub fn identify(&self, record: Option<&KernelRecord>) -> Peer {
-        record.map_or(Peer::Unknown, |record| self.world.identify(record))
+        record.map_or(Peer::Unknown, |record| self.world.identify(record, self.policy.view().refresh(&self.policy)))
     }
 
     /// Connections with a request under way.

@@ -10,6 +10,7 @@ use crate::records::{Records, Written};
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::ConnectError;
 use azure_proxy_agent_core::identity::{KernelRecord, Peer};
+use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::time::Now;
 use redirect_ebpf::{Pins, RedirectError, Redirector};
 use std::net::{SocketAddrV4, TcpStream};
@@ -97,8 +98,8 @@ impl World for Machine {
         })
     }
 
-    fn identify(&self, record: &KernelRecord) -> Peer {
-        self.host.identify(record)
+    fn identify(&self, record: &KernelRecord, policy: &Policy) -> Peer {
+        self.host.identify(record, policy)
     }
 
     fn dial(&self, to: SocketAddrV4) -> Result<TcpStream, ConnectError> {

@@ -146,7 +146,7 @@ impl Records {
                 Ok(None) => return,
                 Err(e) => return log::warn!("{e}"),
             };
-            let claims = host.claims(&record);
+            let claims = host.claims(&record, None);
             self.lock().foreign(clock::now(), &record, &claims, host);
             if clock::mono().since(since) >= FOREIGN_TIME {
                 return;

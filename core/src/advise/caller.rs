@@ -105,7 +105,7 @@ impl Caller {
             command_line: "".into(),
             cgroup: 0,
             confidence: Confidence::Verified,
-            on_demand: OnDemand { exe_hash, cgroup_path },
+            on_demand: OnDemand { exe_hash, cgroup_path, ..OnDemand::default() },
         };
         match self.process_name.as_deref() {
             Some(name) if claims.process_name() != Some(name.as_bytes()) => Err(CallerError::ProcessName),

@@ -384,7 +384,8 @@ impl Seeded {
 #[test]
 fn compiled_rules_decide_like_section_3_in_any_order_r43() {
     let mut seeded = Seeded(3);
-    let found = |exe_hash: Fact<ExeHash>, path: &str| OnDemand { exe_hash, cgroup_path: Fact::Known(path.into()) };
+    let found =
+        |exe_hash: Fact<ExeHash>, path: &str| OnDemand { exe_hash, cgroup_path: Fact::Known(path.into()), ..OnDemand::default() };
     let callers = [
         alice(),
         root(),
@@ -433,8 +434,11 @@ fn only(identity: &Value) -> (Arc<Rules>, Vec<Finding>) {
 #[test]
 fn own_selectors_compare_what_is_established_and_nothing_else_r33() {
     let hash = "0123456789abcdef".repeat(4);
-    let known =
-        |path: &str| OnDemand { exe_hash: Fact::Known(ExeHash::from_hex(&hash).unwrap()), cgroup_path: Fact::Known(path.into()) };
+    let known = |path: &str| OnDemand {
+        exe_hash: Fact::Known(ExeHash::from_hex(&hash).unwrap()),
+        cgroup_path: Fact::Known(path.into()),
+        ..OnDemand::default()
+    };
     let matches = |identity: Value, claims: &Claims| ask(&only(&identity).0, claims, "/").forwards();
     let alice = alice().with(known("/user.slice/user-1000.slice/run.service"));
     for (identity, expected) in [
@@ -463,7 +467,9 @@ fn own_selectors_compare_what_is_established_and_nothing_else_r33() {
         assert_eq!(matches(identity.clone(), &alice), expected, "{identity}");
     }
     // What is not established matches nothing; a hash of a file that somebody else's mounts show is not.
-    for on_demand in [OnDemand::default(), OnDemand { exe_hash: Fact::Unknown, cgroup_path: Fact::Unknown }] {
+    for on_demand in
+        [OnDemand::default(), OnDemand { exe_hash: Fact::Unknown, cgroup_path: Fact::Unknown, ..OnDemand::default() }]
+    {
         let claims = alice.clone().with(on_demand);
         for identity in [json!({"exeSha256": hash}), json!({"cgroupPath": "/*"}), json!({"cgroupPath": "/"})] {
             assert!(!matches(identity.clone(), &claims), "{identity}");
@@ -487,7 +493,8 @@ fn a_selector_that_cannot_be_read_matches_nobody_and_is_told() {
         let (rules, findings) = only(&identity);
         let told = Finding::FaultySelector { identity: "i".into(), selector, expected };
         assert_eq!((findings[0].level(), findings), (log::Level::Error, vec![told]));
-        let found = OnDemand { exe_hash: Fact::Known(ExeHash([0; 32])), cgroup_path: Fact::Known("/user.slice/x".into()) };
+        let cgroup_path = Fact::Known("/user.slice/x".into());
+        let found = OnDemand { exe_hash: Fact::Known(ExeHash([0; 32])), cgroup_path, ..OnDemand::default() };
         assert!(!ask(&rules, &alice().with(found), "/").forwards(), "{identity}");
         let text = serde_json::to_value(&*rules).unwrap()["identities"]["i"][selector].clone();
         assert_eq!(text, identity[selector], "the snapshot shows it as it was given");

@@ -87,6 +87,9 @@ enum State {
     Head,
     /// The agent does not know yet what the host wants; when to look again. The head is still in the buffer.
     Hold(Request, Mono),
+    /// What is known of the caller is too old for the request, or less than the rules ask for: the shell looks again. The head is
+    /// still in the buffer.
+    Recheck(Request),
     /// The request may be answered; its body is being read.
     Collect(Request),
     /// The agent machine composes the answer.
@@ -247,12 +250,11 @@ impl ProxyConn {
     /// The answer to an effect.
     pub fn handle_answer(&mut self, cx: Cx<'_>, answer: ConnAnswer) {
         match answer {
-            ConnAnswer::Identified(peer) => {
-                if matches!(self.state, State::Identify) {
-                    self.peer = peer;
-                    self.state = State::Head;
-                }
-            }
+            ConnAnswer::Identified(peer) => match self.state {
+                State::Identify => (self.peer, self.state) = (peer, State::Head),
+                State::Recheck(request) => self.rechecked(cx, request, peer),
+                _ => {}
+            },
             ConnAnswer::Connected => self.connected(cx, Ok(())),
             ConnAnswer::ConnectFailed(error) => {
                 if self.link == Link::Connecting {
@@ -286,6 +288,7 @@ impl ProxyConn {
             State::Head if self.client.raw().is_empty() => self.close(How::Close),
             State::Identify | State::Head | State::Reply(_) | State::Linger(_) | State::Closed => {}
             State::Hold(request, _)
+            | State::Recheck(request)
             | State::Collect(request)
             | State::Ask(request)
             | State::Connect(request)
@@ -381,7 +384,7 @@ impl ProxyConn {
                 }
             }
             State::Linger(since) => Some(Deadline { at: *since + self.limits.linger_timeout, timer: Timer::Linger }),
-            State::Ask(_) | State::Closed => None,
+            State::Recheck(_) | State::Ask(_) | State::Closed => None,
         }
     }
 
@@ -431,7 +434,7 @@ impl ProxyConn {
 
     fn step(&mut self, cx: Cx<'_>) -> Step {
         match &mut self.state {
-            State::Identify | State::Ask(_) | State::Connect(_) => Step::Wait,
+            State::Identify | State::Recheck(_) | State::Ask(_) | State::Connect(_) => Step::Wait,
             State::Head => self.read_head(cx),
             State::Hold(request, _) if cx.policy.settled => {
                 let request = *request;
@@ -558,7 +561,13 @@ impl ProxyConn {
     /// The client is not there any more.
     fn client_gone(&mut self, now: Mono, why: &'static str) {
         let answered = matches!(&self.state, State::Exchange(_, exchange) if exchange.answered());
-        if matches!(self.state, State::Hold(..) | State::Collect(_) | State::Ask(_) | State::Connect(_) | State::Exchange(..)) {
+        let under_way = match self.state {
+            State::Hold(..) | State::Recheck(_) | State::Collect(_) | State::Ask(_) | State::Connect(_) | State::Exchange(..) => {
+                true
+            }
+            State::Identify | State::Head | State::Reply(_) | State::Linger(_) | State::Closed => false,
+        };
+        if under_way {
             if !answered {
                 self.record.status = Status::CLIENT_CLOSED;
             }

@@ -2,7 +2,7 @@
 
 use super::exchange::StreamBody;
 use super::{After, Details, ProxyConn, State, Step};
-use crate::authz::{self, Decision, traversal_guard};
+use crate::authz::{self, Decision, Mode, traversal_guard};
 use crate::effect::{ConnEffect, Cx, LocalQuery, RecordKind};
 use crate::http::chunked::{ChunkError, Decoder, Emit};
 use crate::http::head::Scanned;
@@ -189,8 +189,41 @@ impl ProxyConn {
         }
     }
 
-    /// Forwards or refuses a request for the host.
+    /// Decides about a request for the host, with what is known of the caller if that is recent and enough (I-30).
     pub(super) fn decide(&mut self, cx: Cx<'_>, request: Request) {
+        if self.must_recheck(cx) {
+            self.effects.push(ConnEffect::Identify);
+            self.state = State::Recheck(request);
+        } else {
+            self.decide_now(cx, request);
+        }
+    }
+
+    /// Whether a document is to be asked, and the caller's accounts were looked up too long ago, or something that rules in force
+    /// by now compare was not looked for.
+    fn must_recheck(&self, cx: Cx<'_>) -> bool {
+        let Peer::Redirected { to, claims } = &self.peer else { return false };
+        let rules = Destination::from_addr(*to).and_then(|destination| cx.policy.rules.get(destination).as_ref());
+        rules.is_some_and(|rules| {
+            rules.mode() != Mode::Disabled && (claims.is_old(cx.now.mono) || claims.lacks(cx.policy.needs()))
+        })
+    }
+
+    /// The shell has looked at the caller again. The kernel's part is the same for the life of the connection (PX-10): whoever it is
+    /// not is nobody.
+    pub(super) fn rechecked(&mut self, cx: Cx<'_>, request: Request, peer: Peer) {
+        let Peer::Redirected { to, claims } = &self.peer else { return };
+        self.peer = match peer {
+            Peer::Redirected { to: same, claims: new } if same == *to && new.is_same_process(claims) => {
+                Peer::Redirected { to: same, claims: new }
+            }
+            _ => Peer::Unidentified { to: *to },
+        };
+        self.decide_now(cx, request);
+    }
+
+    /// Forwards or refuses a request for the host.
+    fn decide_now(&mut self, cx: Cx<'_>, request: Request) {
         self.record.epoch = cx.policy.epoch;
         match self.authorize(cx, request) {
             Ok(request) => self.take(cx, request),

@@ -1,9 +1,12 @@
 //! From facts to claims.
 
 use super::{KernelRecord, RawText, redact};
+use crate::time::Mono;
 use core::cmp::Ordering;
 use core::fmt;
 use core::ops::BitOr;
+use core::time::Duration;
+use ring::digest::{Context, SHA256};
 use serde::{Serialize, Serializer};
 
 /// What could be established about the caller's executable after accept (I-27 to I-29).
@@ -16,6 +19,32 @@ pub enum ExeFact {
     OtherMount(RawText),
     /// The process exited, executed another program since, or cannot be read (I-16).
     Gone,
+}
+
+/// Makes an [`ExeHash`].
+pub struct ExeHasher(Context);
+
+impl ExeHasher {
+    /// Of nothing so far.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it is begun, not defaulted")]
+    pub fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// Of that, too.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of everything.
+    #[must_use]
+    pub fn finish(self) -> ExeHash {
+        let mut hash = [0; 32];
+        // A SHA-256 is 32 bytes long.
+        self.0.finish().as_ref().iter().zip(&mut hash).for_each(|(byte, to)| *to = *byte);
+        ExeHash(hash)
+    }
 }
 
 /// SHA-256 of an executable's content.
@@ -97,9 +126,11 @@ impl BitOr for Needs {
     }
 }
 
-/// What was found out for them.
+/// What was found out for them, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OnDemand {
+    /// When the account database was asked for name and groups.
+    pub as_of: Mono,
     /// Of the executable's content.
     pub exe_hash: Fact<ExeHash>,
     /// The cgroup of the kernel's record: its path from the root of the cgroup2 hierarchy, as in `/proc/PID/cgroup`.
@@ -170,6 +201,9 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// How long name and groups are believed: a user who was removed, renamed or taken out of a group stops matching (I-30).
+    pub const MAX_AGE: Duration = Duration::from_secs(60);
+
     /// Derives the identity from the kernel's record and what user space found.
     #[must_use]
     pub fn derive(record: &KernelRecord, process: ProcessFacts, account: AccountFacts) -> Self {
@@ -220,6 +254,21 @@ impl Claims {
     #[must_use]
     pub fn cgroup_path(&self) -> Option<&[u8]> {
         self.on_demand.cgroup_path.known().map(RawText::as_bytes)
+    }
+
+    /// Whether the account database must be asked again before the next decision.
+    #[must_use]
+    pub fn is_old(&self, now: Mono) -> bool {
+        now.since(self.on_demand.as_of) > Self::MAX_AGE
+    }
+
+    /// Whether both are of one process of one user, as the kernel noted them.
+    #[must_use]
+    pub const fn is_same_process(&self, other: &Self) -> bool {
+        self.user_id == other.user_id
+            && self.group_id == other.group_id
+            && self.process_id == other.process_id
+            && self.cgroup == other.cgroup
     }
 
     /// Whether rules ask for something that nobody has looked for.

@@ -129,6 +129,9 @@ struct ClaimsJson {
     exe_sha256: Option<String>,
     /// The same.
     cgroup_path: Option<String>,
+    /// When the accounts were asked, in seconds of the story.
+    #[serde(default)]
+    as_of: u64,
 }
 
 impl ClaimsSpec {
@@ -161,6 +164,7 @@ impl ClaimsSpec {
             cgroup: 1,
             confidence,
             on_demand: OnDemand {
+                as_of: Mono(read.as_of * 1_000_000_000),
                 exe_hash: match read.exe_sha256.as_deref() {
                     None => Fact::NotAsked,
                     Some("") => Fact::Unknown,

@@ -49,6 +49,13 @@ struct State {
 struct Entry {
     facts: AccountFacts,
     until: Mono,
+    asked: Mono,
+}
+
+impl Entry {
+    fn dated(&self, now: Mono) -> (AccountFacts, Mono) {
+        (self.facts.clone(), if self.facts.name.is_some() { self.asked } else { now })
+    }
 }
 
 impl Accounts {
@@ -66,12 +73,19 @@ impl Accounts {
     /// (I-14).
     #[must_use]
     pub fn get(&self, uid: u32, now: Mono) -> AccountFacts {
+        self.dated(uid, now).0
+    }
+
+    /// The same, and when the database was asked; for a user without account, when that was believed last.
+    #[must_use]
+    pub fn dated(&self, uid: u32, now: Mono) -> (AccountFacts, Mono) {
+        let unknown = || (AccountFacts::default(), now);
         let mut state = self.shared.lock();
         if let Some(entry) = state.cache.get(&uid).filter(|e| e.until > now) {
-            return entry.facts.clone();
+            return entry.dated(now);
         }
         if !state.running.contains(&uid) && !self.start(&mut state, uid, now) {
-            return AccountFacts::default();
+            return unknown();
         }
         let give_up = Instant::now() + self.patience;
         while state.running.contains(&uid) {
@@ -83,11 +97,11 @@ impl Accounts {
                 );
                 // Spares the next callers the wait; the late answer will replace it.
                 state.put(uid, AccountFacts::default(), now, now);
-                return AccountFacts::default();
+                return unknown();
             }
             state = self.shared.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.cache.get(&uid).map(|e| e.facts.clone()).unwrap_or_default()
+        state.cache.get(&uid).map_or_else(unknown, |e| e.dated(now))
     }
 
     /// Starts a look-up; `false` if too many are under way or there are no more threads.
@@ -145,7 +159,7 @@ impl State {
                 self.cache.remove(&soonest);
             }
         }
-        self.cache.insert(uid, Entry { facts, until: from + keep });
+        self.cache.insert(uid, Entry { facts, until: from + keep, asked });
     }
 }
 

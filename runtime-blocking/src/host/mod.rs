@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod audit;
 pub mod console;
 mod events;
+mod exe_hash;
 pub mod files;
 pub mod inherit;
 pub mod keystore;
@@ -27,24 +28,30 @@ use crate::telemetry::Telemetry;
 use crate::{clock, logging, memory};
 use accounts::Accounts;
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, Source, StateFile, surplus_snapshots};
-use azure_proxy_agent_core::identity::{Claims, KernelRecord, Peer, PerDestination, Route, TargetMode};
+use azure_proxy_agent_core::identity::{Claims, Fact, KernelRecord, OnDemand, Peer, PerDestination, Route, TargetMode};
 use azure_proxy_agent_core::keeper::{StoreError, StoredKey};
+use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::sign::KeyGuid;
 use console::Console;
+use exe_hash::ExeHashes;
 use files::{Access, Dir, FileError};
 use keystore::KeyStore;
 use logfile::{AUDIT_FILE, LogFile};
 use quota::ServiceManager;
-use redirect_ebpf::{Redirector, verify};
+use redirect_ebpf::verify::{self, Examined};
+use redirect_ebpf::{Hierarchy, Redirector};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What the effects need: where files lie, whom to ask about accounts. One per process, shared by reference.
 #[derive(Debug)]
 pub struct Host {
     accounts: Accounts,
+    exe_hashes: ExeHashes,
+    /// Found when rules ask for it first.
+    cgroups: OnceLock<Hierarchy>,
     keys: KeyStore,
     rules_folder: PathBuf,
     /// `None`: changes there are not heard of.
@@ -82,6 +89,8 @@ impl Host {
     pub fn new(config: &Config) -> Self {
         Self {
             accounts: Accounts::system(),
+            exe_hashes: ExeHashes::default(),
+            cgroups: OnceLock::new(),
             keys: KeyStore::new(config.key_folder.clone()),
             rules_watch: None,
             rules_folder: config.rules_folder(),
@@ -180,10 +189,10 @@ impl Host {
     }
 
     /// Who made a connection: what the kernel noted, confirmed against `/proc`, completed from the account database. May take
-    /// as long as the database is given (two seconds, I-31).
+    /// as long as the database is given (two seconds, I-31), and, if the policy's rules ask for a hash, as long as that takes.
     #[must_use]
-    pub fn identify(&self, record: &KernelRecord) -> Peer {
-        let claims = self.claims(record);
+    pub fn identify(&self, record: &KernelRecord, policy: &Policy) -> Peer {
+        let claims = self.claims(record, Some(policy));
         match record.route {
             Route::Redirected => Peer::Redirected { to: record.original, claims },
             Route::Direct => Peer::Direct { claims: Some(claims) },
@@ -192,13 +201,41 @@ impl Host {
         }
     }
 
-    /// What can be said of the process of a record, as in [`identify`](Self::identify).
+    /// What can be said of the process of a record, as in [`identify`](Self::identify); without a policy nothing that only rules ask
+    /// for.
     #[must_use]
-    pub fn claims(&self, record: &KernelRecord) -> Arc<Claims> {
+    pub fn claims(&self, record: &KernelRecord, policy: Option<&Policy>) -> Arc<Claims> {
         // The process first: it may be gone any moment, the account stays.
-        let process = verify::verify(record);
-        let account = self.accounts.get(record.uid, clock::mono());
-        Arc::new(Claims::derive(record, process, account))
+        let Examined { facts, exe } = verify::examine(record);
+        let (account, as_of) = self.accounts.dated(record.uid, clock::mono());
+        let claims = Claims::derive(record, facts, account);
+        let needs = policy.map(Policy::needs).unwrap_or_default();
+        let cgroup_path = match needs.cgroup_path {
+            true => self.cgroup_path(record.task_cgroup).map_or(Fact::Unknown, |path| Fact::Known(path.into())),
+            false => Fact::NotAsked,
+        };
+        let claims = claims.with(OnDemand { as_of, cgroup_path, exe_hash: Fact::NotAsked });
+        let exe_hash = match policy.filter(|_| needs.exe_hash) {
+            // Reading a large file is work that a caller could cause at will: not for one whom no hash would help.
+            Some(policy) if claims.exe_path().is_some() && policy.would_compare_exe_hash(&claims) => {
+                exe.and_then(|exe| self.exe_hashes.get(exe.as_fd())).map_or(Fact::Unknown, Fact::Known)
+            }
+            Some(_) => Fact::Unknown,
+            None => Fact::NotAsked,
+        };
+        let on_demand = OnDemand { exe_hash, ..claims.on_demand.clone() };
+        Arc::new(claims.with(on_demand))
+    }
+
+    fn cgroup_path(&self, id: u64) -> Option<Vec<u8>> {
+        let hierarchy = match self.cgroups.get() {
+            Some(hierarchy) => hierarchy,
+            None => {
+                let found = Hierarchy::find()?;
+                self.cgroups.get_or_init(|| found)
+            }
+        };
+        hierarchy.path(id)
     }
 
     /// Does what an effect of the agent machine asks, if this is the place for it.

@@ -3,7 +3,8 @@
 use super::scratch::Scratch;
 use super::*;
 use azure_proxy_agent_core::agent::StoreId;
-use azure_proxy_agent_core::identity::{Confidence, Destination, Executable, RawText};
+use azure_proxy_agent_core::authz::Rules;
+use azure_proxy_agent_core::identity::{Confidence, Destination, ExeId, Executable, RawText};
 use bytes::Bytes;
 use redirect_ebpf::MemoryRedirector;
 use std::fs;
@@ -56,7 +57,9 @@ fn mode(path: &Path) -> u32 {
 fn a_recorded_connection_gets_user_groups_and_what_the_kernel_said() {
     let scratch = Scratch::new("host");
     let host = host(&scratch);
-    let Peer::Redirected { to, claims } = host.identify(&record(Route::Redirected, 0)) else { panic!("redirected") };
+    let Peer::Redirected { to, claims } = host.identify(&record(Route::Redirected, 0), &Policy::default()) else {
+        panic!("redirected")
+    };
     assert_eq!(to, Destination::Imds.addr());
     assert_eq!((claims.user_id, claims.process_id, claims.cgroup), (0, std::process::id(), 7));
     assert_eq!(claims.user_name, RawText::from("root"), "I-04");
@@ -64,8 +67,65 @@ fn a_recorded_connection_gets_user_groups_and_what_the_kernel_said() {
     // I-29: without start time and executable nothing ties the number to the process.
     assert_eq!((&claims.executable, claims.confidence), (&Executable::Unknown, Confidence::KernelOnly));
 
-    let Peer::Direct { claims: Some(claims) } = host.identify(&record(Route::Direct, 3_999_999_999)) else { panic!("direct") };
+    let Peer::Direct { claims: Some(claims) } = host.identify(&record(Route::Direct, 3_999_999_999), &Policy::default()) else {
+        panic!("direct")
+    };
     assert_eq!((claims.user_name.as_bytes(), claims.user_groups.len()), (&b"undefined"[..], 0), "I-14");
+}
+
+/// What the kernel would have noted about this process.
+fn ours() -> KernelRecord {
+    use std::os::linux::fs::MetadataExt as _;
+    let exe = fs::metadata("/proc/self/exe").expect("executable");
+    let exe = ExeId {
+        inode: exe.st_ino(),
+        ctime_s: exe.st_ctime(),
+        ctime_ns: u32::try_from(exe.st_ctime_nsec()).expect("nanoseconds"),
+        ..ExeId::default()
+    };
+    let start = verify::start_time(std::process::id()).expect("a process").expect("a time");
+    KernelRecord { start_boottime: start, exe: Some(exe), ..record(Route::Redirected, 0) }
+}
+
+fn policy(identity: &str) -> Policy {
+    let json = format!(
+        r#"{{"defaultAccess":"deny","mode":"enforce","id":"","rules":{{"privileges":[],"roles":[],"identities":[{identity}],
+        "roleAssignments":[]}}}}"#
+    );
+    let rules = Rules::compile(&serde_json::from_str(&json).expect("a document")).0;
+    Policy { rules: PerDestination { imds: Some(Arc::new(rules)), ..PerDestination::default() }, ..Policy::default() }
+}
+
+/// I-28, I-29: the file that the process was seen to run, when rules ask and it can make a difference.
+#[test]
+fn an_executable_is_hashed_for_rules_that_it_could_matter_to() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let exe_hash = |record: &KernelRecord, identity: &str| host.claims(record, Some(&policy(identity))).on_demand.exe_hash;
+    let hash = format!(r#""exeSha256":"{}""#, "0".repeat(64));
+    let Fact::Known(ours_is) = exe_hash(&ours(), &format!(r#"{{"name":"i",{hash}}}"#)) else { panic!("a hash") };
+    let sum = std::process::Command::new("sha256sum").arg(std::env::current_exe().expect("path")).output().expect("sha256sum");
+    assert!(String::from_utf8_lossy(&sum.stdout).starts_with(&ours_is.to_string()));
+    assert_eq!(exe_hash(&ours(), &format!(r#"{{"name":"i","userName":"nobody",{hash}}}"#)), Fact::Unknown);
+    assert_eq!(exe_hash(&record(Route::Redirected, 0), &format!(r#"{{"name":"i",{hash}}}"#)), Fact::Unknown);
+    assert_eq!(exe_hash(&ours(), r#"{"name":"i","uid":0}"#), Fact::NotAsked);
+    assert_eq!(host.claims(&ours(), None).on_demand.exe_hash, Fact::NotAsked);
+}
+
+#[test]
+fn a_cgroup_has_its_path_when_rules_ask() {
+    let scratch = Scratch::new("host");
+    let host = host(&scratch);
+    let ask = |id| {
+        let record = KernelRecord { task_cgroup: id, ..ours() };
+        host.claims(&record, Some(&policy(r#"{"name":"i","cgroupPath":"/*"}"#))).on_demand.cgroup_path.clone()
+    };
+    assert_eq!(host.claims(&ours(), Some(&policy(r#"{"name":"i","uid":0}"#))).on_demand.cgroup_path, Fact::NotAsked);
+    assert_eq!(ask(0), Fact::Unknown);
+    if let Some(root) = redirect_ebpf::find_cgroup2() {
+        use std::os::linux::fs::MetadataExt as _;
+        assert_eq!(ask(fs::metadata(root).expect("root").st_ino()), Fact::Known("/".into()));
+    }
 }
 
 #[test]

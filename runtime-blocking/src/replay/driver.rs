@@ -4,10 +4,11 @@ use super::judge::{Expected, ended};
 use super::stage::{End, PATIENCE, Stage, State, Whose};
 use super::world::{ReplayMailbox, ReplayWorld};
 use super::{Serve, Writes};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::daemon::Daemon;
 use crate::listener;
 use azure_proxy_agent_core::effect::Side;
+use azure_proxy_agent_core::identity::{Claims, Peer};
 use azure_proxy_agent_core::limits::Limits;
 use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::replay::{Fixture, Input, Step};
@@ -98,7 +99,7 @@ impl Driver {
         match &step.input {
             Input::Accept(_) | Input::Wall(_) | Input::Timeout => {}
             Input::Identified(peer) => {
-                let peer = fixture.peer(peer);
+                let peer = as_old(fixture.peer(peer), step.at);
                 self.stage.change(|s| s.peer = Some(peer));
             }
             Input::Connect(answer) => {
@@ -241,4 +242,18 @@ fn limits(fixture: &Fixture) -> Limits {
     }
     let short = Duration::from_secs(1);
     Limits { head_timeout: short, stall_timeout: short, connect_timeout: short, linger_timeout: short, ..Limits::DEFAULT }
+}
+
+/// The same caller with what is known of him as old as it is in the story at that time.
+fn as_old(peer: Peer, at: Mono) -> Peer {
+    match peer {
+        Peer::Redirected { to, claims } => {
+            let mut claims = Claims::clone(&claims);
+            let age = at.since(claims.on_demand.as_of);
+            let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+            claims.on_demand.as_of = Mono(clock::mono().0.saturating_sub(age));
+            Peer::Redirected { to, claims: Arc::new(claims) }
+        }
+        other => other,
+    }
 }

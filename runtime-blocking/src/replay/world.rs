@@ -7,6 +7,7 @@ use crate::pump::Note;
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::ConnectError;
 use azure_proxy_agent_core::identity::{KernelRecord, Peer, Route};
+use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::replay::{Fixture, Input, Output, PeerSpec, Report};
 use azure_proxy_agent_core::time::Now;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, ipproto, socket};
@@ -64,7 +65,7 @@ impl World for ReplayWorld {
         self.known.then_some(RECORD)
     }
 
-    fn identify(&self, _: &KernelRecord) -> Peer {
+    fn identify(&self, _: &KernelRecord, _: &Policy) -> Peer {
         self.stage.change(|s| s.effects.push(Output::Identify));
         self.stage.wait(|s| s.peer.take()).unwrap_or(Peer::Unknown)
     }

@@ -73,6 +73,30 @@ fn i30_found_for_60_s_unknown_for_5_s() {
     at(2, 106, 4);
 }
 
+/// S-12: whoever was removed, renamed or taken out of a group is somebody else no later than 60 s after the question that said
+/// otherwise, and claims made of an answer know when that was.
+#[test]
+fn i30_changes_of_accounts_are_seen_within_60_s() {
+    let database = Arc::new(Mutex::new(facts("alice")));
+    let asked = Arc::clone(&database);
+    let accounts = Accounts::new(PATIENCE, move |_| Ok(asked.lock().expect("lock").clone()));
+    let dated = |seconds: u64| accounts.dated(1, Mono(seconds * SECOND));
+    assert_eq!(dated(100), (facts("alice"), Mono(100 * SECOND)));
+    let changes = [AccountFacts { groups: Vec::new(), ..facts("alice") }, facts("alicia"), AccountFacts::default()];
+    let mut known = facts("alice");
+    let mut since = 100;
+    for change in changes {
+        *database.lock().expect("lock") = change.clone();
+        assert_eq!(dated(since + 59), (known, Mono(since * SECOND)), "believed, and dated as it was asked");
+        since += 60;
+        assert_eq!(dated(since), (change.clone(), Mono(since * SECOND)));
+        known = change;
+    }
+    // Nobody is forgotten sooner: the account is made again.
+    *database.lock().expect("lock") = facts("alice");
+    assert_eq!(dated(since + 6), (facts("alice"), Mono((since + 6) * SECOND)));
+}
+
 #[test]
 fn i30_at_most_1024_entries_and_the_soonest_to_expire_goes() {
     let accounts = Accounts::new(PATIENCE, |_| Ok(facts("x")));
