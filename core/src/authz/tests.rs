@@ -79,6 +79,7 @@ fn outcome(rules: &PerDestination<Option<Arc<Rules>>>, row: &Value, scratch: &mu
     }
 }
 
+/// R-05a, R-05b, R-05c, R-05d, R-06, R-07, R-10 to
 /// I-13, S-20 to S-22, SEC-D1, SEC-D3
 #[test]
 fn decisions_json() {

@@ -113,7 +113,7 @@ fn the_last_definition_of_a_name_counts_r14() {
     });
 }
 
-/// R-01 to R-05: a document that is written and read again is the same policy.
+/// R-01 to R-05d: a document that is written and read again is the same policy.
 #[test]
 fn a_document_that_is_printed_and_parsed_is_the_same_policy_r04() {
     const ODD: [&str; 8] = ["\"", "\\u0041", "\u{0}", "\n", "\u{e9}\u{1F511}", "</script>", "\u{2028}", "{}"];

@@ -56,11 +56,10 @@ pub(crate) fn write(numbers: &Numbers, evidence: &Evidence) -> String {
             line(&mut out, &row(entry, evidence.get(&entry.number)));
         }
     }
-    line(&mut out, "\n## Rules and telemetry\n\nTheir numbers come with rule files and telemetry. Tests cite already:\n");
+    line(&mut out, "\n## Telemetry\n\nIts numbers come with it. Tests cite already:\n");
     let mut cited: Vec<&String> = evidence.keys().filter(|number| is_unlisted_family(number)).collect();
-    // R-9 would come before R-84.
+    // T-9 would come after T-84.
     cited.sort_by_key(|number| (number.len(), (*number).clone()));
-    cited.sort_by_key(|number| number.chars().next());
     line(&mut out, &format!("{}.", cited.iter().map(|number| number.as_str()).collect::<Vec<_>>().join(", ")));
     out
 }
@@ -124,7 +123,7 @@ mod tests {
         for name in ["t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8"] {
             evidence.entry("W-01".to_owned()).or_default().insert(name.to_owned(), Outcome::Passed);
         }
-        for number in ["R-84", "W-99"] {
+        for number in ["T-84", "W-99"] {
             evidence.entry(number.to_owned()).or_default().insert("t".to_owned(), Outcome::Failed);
         }
         let text = write(&numbers, &evidence);
@@ -134,7 +133,7 @@ mod tests {
             "| W-02 | b |  | none |",
             "| W-03 | d |  | later: c |",
             "| W-04 | e |  | fact |",
-            "R-84.",
+            "T-84.",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

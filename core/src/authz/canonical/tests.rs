@@ -19,6 +19,7 @@ fn expects_error(row: &Value, error: CanonError) -> bool {
     row["error"] == error.code() || row["also_accepted"].as_array().is_some_and(|codes| codes.contains(&error.code().into()))
 }
 
+/// PX-44
 #[test]
 fn canonical_path_json() {
     let rows = rows(include_str!("../../../../testdata/vectors/canonical_path.json"));
@@ -40,6 +41,7 @@ fn canonical_path_json() {
     }
 }
 
+///
 #[test]
 fn canonical_query_json() {
     let rows = rows(include_str!("../../../../testdata/vectors/canonical_query.json"));
@@ -61,6 +63,7 @@ fn canonical_query_json() {
     }
 }
 
+///
 #[test]
 fn canonical_authority_json() {
     let rows = rows(include_str!("../../../../testdata/vectors/canonical_authority.json"));
@@ -119,6 +122,7 @@ fn authorities_beyond_the_vectors() {
     }
 }
 
+///
 #[test]
 fn the_first_failing_stage_decides() {
     let mut scratch = Scratch::new();
