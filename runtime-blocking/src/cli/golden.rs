@@ -79,3 +79,24 @@ fn the_tools_print_what_the_files_say() {
         }
     }
 }
+
+/// What `--help` shows as an example is understood, and every text fits on a terminal.
+#[test]
+fn every_example_of_a_help_text_is_understood() {
+    for family in [rules::FAMILY, audit::FAMILY] {
+        for tool in family.tools.iter().chain(&family.alone) {
+            let spec = &tool.spec;
+            assert!(!spec.examples.is_empty() && !spec.exit.is_empty(), "{}", spec.name);
+            for example in spec.examples {
+                // What a shell does with the output is not ours.
+                let ours = example.split(['|', '>', '&']).next().unwrap_or_default();
+                let arguments = ours.strip_prefix(spec.name).unwrap_or_else(|| panic!("{example} is of another tool"));
+                let parsed = spec.parse(words(arguments).into_iter().map(OsString::from));
+                assert!(parsed.is_ok(), "{example}: {parsed:?}");
+            }
+            for line in spec.help("azure-proxy-agent").lines() {
+                assert!(line.chars().count() <= 120, "{}: {line}", spec.name);
+            }
+        }
+    }
+}
