@@ -95,7 +95,8 @@ fn every_example_of_a_help_text_is_understood() {
                 assert!(parsed.is_ok(), "{example}: {parsed:?}");
             }
             for line in spec.help("azure-proxy-agent").lines() {
-                assert!(line.chars().count() <= 120, "{}: {line}", spec.name);
+                // Twice that of a narrow terminal: examples are whole command lines.
+                assert!(line.chars().count() <= 160, "{}: {line}", spec.name);
             }
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod callers;
 pub mod console;
 mod events;
 mod exe_hash;
@@ -26,32 +27,27 @@ pub(crate) mod tests;
 use crate::config::Config;
 use crate::telemetry::Telemetry;
 use crate::{clock, logging, memory};
-use accounts::Accounts;
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, Source, StateFile, surplus_snapshots};
-use azure_proxy_agent_core::identity::{Claims, Fact, KernelRecord, OnDemand, Peer, PerDestination, Route, TargetMode};
+use azure_proxy_agent_core::identity::{Claims, KernelRecord, Peer, PerDestination, Route, TargetMode};
 use azure_proxy_agent_core::keeper::{StoreError, StoredKey};
 use azure_proxy_agent_core::policy::Policy;
 use azure_proxy_agent_core::sign::KeyGuid;
+use callers::Callers;
 use console::Console;
-use exe_hash::ExeHashes;
 use files::{Access, Dir, FileError};
 use keystore::KeyStore;
 use logfile::{AUDIT_FILE, LogFile};
 use quota::ServiceManager;
-use redirect_ebpf::verify::{self, Examined};
-use redirect_ebpf::{Hierarchy, Redirector};
+use redirect_ebpf::Redirector;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// What the effects need: where files lie, whom to ask about accounts. One per process, shared by reference.
 #[derive(Debug)]
 pub struct Host {
-    accounts: Accounts,
-    exe_hashes: ExeHashes,
-    /// Found when rules ask for it first.
-    cgroups: OnceLock<Hierarchy>,
+    callers: Callers,
     keys: KeyStore,
     rules_folder: PathBuf,
     /// `None`: changes there are not heard of.
@@ -88,9 +84,7 @@ impl Host {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self {
-            accounts: Accounts::system(),
-            exe_hashes: ExeHashes::default(),
-            cgroups: OnceLock::new(),
+            callers: Callers::system(),
             keys: KeyStore::new(config.key_folder.clone()),
             rules_watch: None,
             rules_folder: config.rules_folder(),
@@ -205,37 +199,7 @@ impl Host {
     /// for.
     #[must_use]
     pub fn claims(&self, record: &KernelRecord, policy: Option<&Policy>) -> Arc<Claims> {
-        // The process first: it may be gone any moment, the account stays.
-        let Examined { facts, exe } = verify::examine(record);
-        let (account, as_of) = self.accounts.dated(record.uid, clock::mono());
-        let claims = Claims::derive(record, facts, account);
-        let needs = policy.map(Policy::needs).unwrap_or_default();
-        let cgroup_path = match needs.cgroup_path {
-            true => self.cgroup_path(record.task_cgroup).map_or(Fact::Unknown, |path| Fact::Known(path.into())),
-            false => Fact::NotAsked,
-        };
-        let claims = claims.with(OnDemand { as_of, cgroup_path, exe_hash: Fact::NotAsked });
-        let exe_hash = match policy.filter(|_| needs.exe_hash) {
-            // Reading a large file is work that a caller could cause at will: not for one whom no hash would help.
-            Some(policy) if claims.exe_path().is_some() && policy.would_compare_exe_hash(&claims) => {
-                exe.and_then(|exe| self.exe_hashes.get(exe.as_fd())).map_or(Fact::Unknown, Fact::Known)
-            }
-            Some(_) => Fact::Unknown,
-            None => Fact::NotAsked,
-        };
-        let on_demand = OnDemand { exe_hash, ..claims.on_demand.clone() };
-        Arc::new(claims.with(on_demand))
-    }
-
-    fn cgroup_path(&self, id: u64) -> Option<Vec<u8>> {
-        let hierarchy = match self.cgroups.get() {
-            Some(hierarchy) => hierarchy,
-            None => {
-                let found = Hierarchy::find()?;
-                self.cgroups.get_or_init(|| found)
-            }
-        };
-        hierarchy.path(id)
+        Arc::new(self.callers.claims(record, policy))
     }
 
     /// Does what an effect of the agent machine asks, if this is the place for it.

@@ -3,10 +3,11 @@
 use super::super::args::{Given, Opt};
 use super::super::tool::Failure;
 use super::super::usage::UsageError;
-use crate::clock;
-use crate::host::accounts::{self, Accounts, Numbered};
+use crate::host::accounts::{self, Numbered};
+use crate::host::callers::Callers;
 use azure_proxy_agent_core::advise::{Caller, UNKNOWN_UID};
 use azure_proxy_agent_core::identity::{Claims, Destination, ExeId, Executable, KernelRecord, RawText, Route};
+use azure_proxy_agent_core::policy::Policy;
 use redirect_ebpf::verify;
 use std::fs;
 use std::os::linux::fs::MetadataExt as _;
@@ -38,11 +39,11 @@ pub(super) struct Who {
 
 impl Who {
     /// Reads the options.
-    pub(super) fn of(given: &Given) -> Result<Self, Failure> {
+    pub(super) fn of(given: &Given, policy: &Policy) -> Result<Self, Failure> {
         match given.parsed::<u32>("pid", "a process id")? {
             Some(pid) => match DESCRIBED.iter().find(|option| given.has(option.long)) {
                 Some(other) => Err(UsageError::wrong(format!("--pid and --{} do not go together", other.long)).into()),
-                None => Self::running(pid),
+                None => Self::running(pid, policy),
             },
             None => Self::described(given),
         }
@@ -84,12 +85,10 @@ impl Who {
     }
 
     /// A process of this machine, as the agent would see it if it connected now.
-    fn running(pid: u32) -> Result<Self, Failure> {
+    fn running(pid: u32, policy: &Policy) -> Result<Self, Failure> {
         let record = record(pid).map_err(|e| format!("process {pid}: {e}"))?;
-        let process = verify::verify(&record);
-        let account = Accounts::system().get(record.uid, clock::mono());
         let mut notes = vec![format!("process {pid} of this machine, as it is now")];
-        let claims = Claims::derive(&record, process, account);
+        let claims = Callers::system().claims(&record, Some(policy));
         match &claims.executable {
             Executable::Known(_) => {}
             Executable::Elsewhere(path) => notes.push(format!(
@@ -168,7 +167,7 @@ fn record(pid: u32) -> std::io::Result<KernelRecord> {
         exe,
         pid_ns: 0,
         ns_tgid: pid,
-        task_cgroup: 0,
+        task_cgroup: cgroup(&place).unwrap_or_default(),
         socket_cgroup: 0,
         netns: 0,
         socket_cookie: 0,
@@ -178,18 +177,31 @@ fn record(pid: u32) -> std::io::Result<KernelRecord> {
     })
 }
 
+/// The number of the control group (cgroup2) of a process, as far as this process sees it.
+fn cgroup(place: &str) -> Option<u64> {
+    let groups = fs::read_to_string(format!("{place}/cgroup")).ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below = redirect_ebpf::find_cgroup2()?.join(path.trim_start_matches('/'));
+    fs::metadata(below).ok().map(|folder| folder.st_ino())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use azure_proxy_agent_core::advise::Documents;
 
     /// I-16, I-20, I-27: a process is seen as the daemon sees it.
     #[test]
     fn i27_a_running_process_is_identified_as_the_daemon_does() {
-        let Who { claims, notes } = Who::running(std::process::id()).unwrap_or_else(|_| panic!("our own process"));
+        let document = serde_json::from_str(include_str!("../../../../testdata/rules/strict.json")).expect("document");
+        let (rules, _) = Documents::of(Destination::Imds, document).compile();
+        let policy = Policy { rules, ..Policy::default() };
+        let Who { claims, notes } = Who::running(std::process::id(), &policy).unwrap_or_else(|_| panic!("our own process"));
         let exe = std::env::current_exe().expect("path");
+        assert_eq!(claims.cgroup_path().is_some(), redirect_ebpf::find_cgroup2().is_some(), "rules ask for it: {claims:?}");
         assert_eq!(claims.exe_path(), Some(exe.as_os_str().as_encoded_bytes()), "{notes:?}");
         assert_eq!((claims.process_id, claims.user_id), (std::process::id(), rustix::process::getuid().as_raw()));
-        let Err(Failure::Other(error)) = Who::running(u32::MAX >> 1).map(|_| ()) else { panic!("no such process") };
+        let Err(Failure::Other(error)) = Who::running(u32::MAX >> 1, &policy).map(|_| ()) else { panic!("no such process") };
         assert!(error.contains("No such file"), "{error}");
     }
 

@@ -8,6 +8,7 @@ use super::caller::{CGROUP, ELEVATED, EXE, GID, GROUP, NOT_ELEVATED, PID, PROCES
 use super::{live, tell};
 use azure_proxy_agent_core::advise::{Documents, Question, Told, destination, explain, named_destination};
 use azure_proxy_agent_core::identity::{Claims, Executable};
+use azure_proxy_agent_core::policy::Policy;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -81,9 +82,8 @@ fn run(given: &Given, io: &mut Io<'_>) -> Result<u8, Failure> {
         (Some(file), false) => (file.to_string_lossy().into_owned(), io.read(file, MAX_FILE)?),
         (None, true) => ("the running agent".to_owned(), live::fetch()?),
     };
-    let who = Who::of(given)?;
     let mut documents = Documents::read(&bytes, destination).map_err(|e| format!("{source}: {e}"))?;
-    let mut notes = who.notes;
+    let mut notes = Vec::new();
     if let Some(file) = given.one("local") {
         if given.has("live") {
             return Err(UsageError::wrong("--local and --live do not go together: the agent has merged its own").into());
@@ -98,9 +98,12 @@ fn run(given: &Given, io: &mut Io<'_>) -> Result<u8, Failure> {
         document.mode = "enforce".to_owned();
     }
     let (rules, findings) = documents.compile();
+    let policy = Policy { rules, epoch: documents.epoch, ..Policy::default() };
+    let who = Who::of(given, &policy)?;
+    notes.splice(0..0, who.notes);
     let findings = findings.get(destination).as_slice();
     let question = Question { method, target: url, destination, claims: &who.claims };
-    let told = explain(&rules, documents.epoch, question);
+    let told = explain(&policy.rules, policy.epoch, question);
     if given.has("json") {
         io.json(&Answer::new(&question, &source, findings, &notes, &told))?;
     } else {
