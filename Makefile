@@ -72,11 +72,13 @@ fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 	@.ci/install build fuzz
 	fuzz/run $(TIME)
 
-pool-test: ## The pool (update control for fleets): format, clippy, tests on SQLite and PostgreSQL
+pool-test: ## The pool (update control for fleets): format, clippy, tests on SQLite, PostgreSQL, in Chromium
 	$(CARGO) fmt --all --check --manifest-path pool/Cargo.toml
 	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
 	@.ci/install pool
 	pool/with-postgres $(CARGO) test --locked --manifest-path pool/Cargo.toml
+	$(CARGO) build --locked --manifest-path pool/Cargo.toml --bins
+	pool/controller/tests/page/test_page.py $(or $(CARGO_TARGET_DIR),pool/target)/debug/azure-proxy-agent-pool
 
 tarball: ## For images without a package manager: target/tarball; AGENT=minimal for the other daemon
 	@.ci/install build

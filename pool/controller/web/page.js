@@ -198,8 +198,8 @@ async function redrawn(draw) {
 
 // Overview: numbers, and the funnel as a picture.
 
-const overview = (pool, signal) =>
-  redrawn(async () => {
+function overview(pool, signal) {
+  return redrawn(async () => {
     const s = await api("GET", at(pool), undefined, signal);
     const card = (n, what, kind = "") => h("li", {}, h("b", { class: kind }, String(n)), what);
     const bad = (s.states["update failed"] || 0) + (s.states["update overdue"] || 0);
@@ -224,6 +224,7 @@ const overview = (pool, signal) =>
       ),
     ];
   });
+}
 
 function svg(name, attributes, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -447,8 +448,8 @@ function pretty(text) {
   }
 }
 
-const releases = (pool, signal) =>
-  redrawn(async () => {
+function releases(pool, signal) {
+  return redrawn(async () => {
     const { items } = await api("GET", at(pool, "/releases"), undefined, signal);
     const cell = (label, ...children) => h("td", { "data-label": label }, ...children);
     return [
@@ -477,6 +478,7 @@ const releases = (pool, signal) =>
       ),
     ];
   });
+}
 
 // Policy, with its reason and its history.
 
@@ -524,12 +526,13 @@ async function policy(pool, signal) {
   return load;
 }
 
-const audit = (pool, signal) =>
-  redrawn(async () => {
+function audit(pool, signal) {
+  return redrawn(async () => {
     const { items } = await api("GET", at(pool, "/audit?limit=500"), undefined, signal);
     const row = (line) => h("tr", {}, h("td", {}, time(line.at)), h("td", {}, line.actor), h("td", {}, line.action), h("td", {}, line.detail));
     return [h("h2", {}, `What was done in ${pool}`), h("table", {}, h("thead", {}, h("tr", {}, ["When", "Who", "What", "How"].map((label) => h("th", { scope: "col" }, label)))), h("tbody", {}, items.map(row)))];
   });
+}
 
 $("sign-out").addEventListener("click", () => signOut("Signed out."));
 addEventListener("hashchange", show);
