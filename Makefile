@@ -86,9 +86,10 @@ tarball: ## For images without a package manager: target/tarball; AGENT=minimal 
 
 deb-check: root ## The packages of make deb: installed, upgraded, removed in a clean root; lintian; built again elsewhere (root)
 	@.ci/install build deb
-	lintian --allow-root --fail-on error,warning target/deb/*.changes
-	debian/check-install
-	debian/check-reproducible
+	@# Not the .changes: it has no place for overrides (debian/source/lintian-overrides).
+	lintian --allow-root --fail-on error,warning "$(TARGET)"/deb/*.dsc "$(TARGET)"/deb/*.deb
+	debian/check-install "$(TARGET)/deb"
+	AZURE_PROXY_AGENT_DEB="$(TARGET)/deb" debian/check-reproducible
 
 deb: ## Debian packages from the last commit: target/deb, or DEB_OUT=folder; ARCH=arm64 for the other architecture
 	@.ci/install build deb
