@@ -1,7 +1,7 @@
 //! From a recording to the rules that a person would have written for it.
 //!
 //! Each request becomes one rule: who (user and program), and what (a path with everything below it, and the parameters that say what is
-//! asked for). At endpoints that we know ([`endpoints`]) the path is the table's, elsewhere the one that was asked for, up to a segment
+//! asked for). At endpoints that we know (`endpoints`) the path is the table's, elsewhere the one that was asked for, up to a segment
 //! that a machine made up. Then rules that a wider one of the same recording contains go, and at last those that nothing needs: the
 //! daemon's own decision says which. What is wider than what was seen is told in the notes; so is whatever nobody can learn.
 //!
