@@ -1,12 +1,19 @@
 //! "Did you mean …": the one of a few known words that a mistyped one is closest to.
 
+/// Longer words are compared with nothing: the time for it grows with both. Bytes.
+const LONGEST: usize = 256;
+
 /// The candidate that differs least from `word`, if it differs little: letter case counts nothing, up to a third of the letters
 /// may be wrong.
 #[must_use]
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > LONGEST {
+        return None;
+    }
     let word = word.to_lowercase();
     candidates
         .into_iter()
+        .filter(|c| c.len() <= LONGEST)
         .map(|c| (distance(&word, &c.to_lowercase()), c))
         .min_by_key(|(d, _)| *d)
         .filter(|(d, c)| *d <= (c.chars().count() / 3).clamp(1, 5))

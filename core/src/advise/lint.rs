@@ -22,10 +22,16 @@ use crate::identity::Destination;
 use core::ops::Range;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use tree::{At, Node};
 
 /// Largest document. Bytes. A local file may not be larger, and a remote one comes in an answer that may not (W-07).
 pub const MAX_BYTES: usize = 1024 * 1024;
+
+/// So many lints of one code and severity are kept; of the others there is the number.
+const MOST: usize = 100;
+/// Longest message. Characters: names may be as long as a document.
+const LONGEST: usize = 600;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
@@ -153,6 +159,8 @@ pub struct Lint {
 pub struct Report {
     /// In the order of the text.
     pub lints: Vec<Lint>,
+    /// How many there are besides, of codes of which there are very many.
+    pub omitted: usize,
 }
 
 impl Report {
@@ -166,12 +174,13 @@ impl Report {
 /// Looks at a document.
 #[must_use]
 pub fn lint(bytes: &[u8], options: &Options<'_>) -> Report {
-    let mut linter = Linter { base: 0, root: Node::read(""), options: *options, lints: Vec::new() };
+    let mut linter = Linter { base: 0, root: Node::read(""), options: *options, lints: Vec::new(), counts: BTreeMap::new() };
     linter.document(bytes);
+    let omitted = linter.counts.values().map(|count| count.saturating_sub(MOST)).sum();
     let mut lints = linter.lints;
     // The worst first where the place is the same; stable, so that the rest stays in the order in which it was found.
     lints.sort_by_key(|lint| (lint.span.as_ref().map(|span| span.start), core::cmp::Reverse(lint.severity)));
-    Report { lints }
+    Report { lints, omitted }
 }
 
 struct Linter<'o> {
@@ -180,6 +189,7 @@ struct Linter<'o> {
     root: Node,
     options: Options<'o>,
     lints: Vec<Lint>,
+    counts: BTreeMap<(Code, Severity), usize>,
 }
 
 /// The members that mean something, as written. Both forms have one shape, but for what is required.
@@ -289,8 +299,14 @@ impl Linter<'_> {
 
     /// Something at a place.
     fn at(&mut self, severity: Severity, code: Code, at: &At, message: String, hint: impl Into<Option<String>>) {
-        let span = self.root.find(at);
+        // To look for a place costs more than to count.
+        let span = if self.is_full(severity, code) { 0..0 } else { self.root.find(at) };
         self.here(severity, code, at, span, message, hint);
+    }
+
+    /// Whether there are so many of the kind that further ones are only counted.
+    fn is_full(&self, severity: Severity, code: Code) -> bool {
+        self.counts.get(&(code, severity)).is_some_and(|count| *count >= MOST)
     }
 
     /// The same, of bytes that are known: of two members of one name, a place is that of the last.
@@ -303,7 +319,17 @@ impl Linter<'_> {
         message: String,
         hint: impl Into<Option<String>>,
     ) {
+        let full = self.is_full(severity, code);
+        *self.counts.entry((code, severity)).or_default() += 1;
+        if full {
+            return;
+        }
         let span = self.base + span.start..self.base + span.end;
+        let mut message = message;
+        if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+            message.truncate(end);
+            message.push('…');
+        }
         self.lints.push(Lint { code, severity, message, place: at.to_string(), span: Some(span), hint: hint.into() });
     }
 

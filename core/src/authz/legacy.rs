@@ -123,8 +123,8 @@ fn compile_lists(lists: &document::RuleLists) -> Option<Lists> {
 /// A request as the older matcher sees it.
 struct Asked {
     path: String,
-    /// Those of the query, then those of a query inside the decoded path.
-    parameters: Vec<(String, String)>,
+    /// The first value of each: those of the query come before those of a query inside the decoded path.
+    parameters: BTreeMap<String, String>,
 }
 
 impl Asked {
@@ -134,25 +134,26 @@ impl Asked {
         let path = if target.path.is_empty() { b"/" } else { target.path };
         let path = decode(path).into_owned();
         let (path, inner) = path.split_once('?').map_or((path.as_str(), ""), |(path, inner)| (path, inner));
-        let mut parameters = Vec::new();
+        let mut parameters = BTreeMap::new();
         for query in [target.query.unwrap_or_default(), inner.as_bytes()] {
             for piece in query.split(|b| *b == b'&').filter(|piece| !piece.is_empty()) {
                 let end = piece.iter().position(|b| *b == b'=').unwrap_or(piece.len());
                 let (name, value) = piece.split_at(end);
                 // A plus stays a plus.
                 let lower = |raw: &[u8]| decode(raw).to_lowercase();
-                parameters.push((lower(name), lower(value.get(1..).unwrap_or_default())));
+                parameters.entry(lower(name)).or_insert_with(|| lower(value.get(1..).unwrap_or_default()));
             }
         }
         Self { path: path.to_lowercase(), parameters }
     }
 
     fn matches(&self, privilege: &Privilege) -> bool {
-        // Characters, not segments; and only the first value of a parameter counts.
+        // Characters, not segments.
         self.path.starts_with(&*privilege.path)
-            && privilege.constraints.iter().all(|(name, value)| {
-                self.parameters.iter().find(|(n, _)| **n == **name).is_some_and(|(_, first)| **first == **value)
-            })
+            && privilege
+                .constraints
+                .iter()
+                .all(|(name, value)| self.parameters.get(&**name).is_some_and(|first| **first == **value))
     }
 }
 

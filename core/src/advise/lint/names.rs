@@ -98,7 +98,9 @@ impl Linter<'_> {
             let what = format!("{whose} names the {} {name:?}, which is not defined here", names.one);
             let instead =
                 if self.is_local() { "names of the host's document cannot be used" } else { "define it, or remove the name" };
-            let hint = names.meant(name).or_else(|| hint(instead));
+            let severity = if self.is_local() { Severity::Error } else { undefined };
+            let meant = if self.is_full(severity, Code::UndefinedName) { None } else { names.meant(name) };
+            let hint = meant.or_else(|| hint(instead));
             self.strict(undefined, Code::UndefinedName, at, what, hint);
         }
         known

@@ -51,13 +51,10 @@ pub(super) fn lint(linter: &mut Linter<'_>, known: &[Known<'_>]) {
 
 /// The member that makes the difference, what it is, and a hint.
 fn difference(privilege: &Known<'_>, paths: &BTreeSet<&str>) -> Option<(&'static str, String, Option<String>)> {
-    let document = for_everyone(privilege.written)?;
-    let legacy = Legacy::compile(&document);
+    let everyone = ForEveryone::new(privilege.written)?;
     let (mut wider, mut narrower) = (Vec::new(), Vec::new());
     for target in probes(privilege, paths) {
-        let now = decide(&document, target.as_bytes()).forwards();
-        let before = legacy.allows(&anybody(), Request { method: b"GET", target: target.as_bytes() });
-        match (before, now) {
+        match (everyone.allowed_before(target.as_bytes()), everyone.decide(target.as_bytes()).forwards()) {
             (true, false) => wider.push(target),
             (false, true) => narrower.push(target),
             _ => {}
@@ -100,24 +97,37 @@ fn probes(privilege: &Known<'_>, paths: &BTreeSet<&str>) -> BTreeSet<String> {
     probes
 }
 
-/// A document of one privilege, which everyone has, and nothing else.
-pub(super) fn for_everyone(privilege: &Privilege) -> Option<Document> {
-    let document = serde_json::json!({
-        "defaultAccess": "deny", "mode": "enforce", "id": "", "rules": {
-            "privileges": [privilege],
-            "roles": [{"name": "all", "privileges": [privilege.name]}],
-            "identities": [{"name": "all"}],
-            "roleAssignments": [{"role": "all", "identities": ["all"]}],
-        },
-    });
-    serde_json::from_value(document).ok()
+/// A document of one privilege, which everyone has, and nothing else: as the agent reads it, and as older ones do.
+pub(super) struct ForEveryone {
+    rules: PerDestination<Option<Arc<Rules>>>,
+    legacy: Legacy,
 }
 
-/// What the agent would decide by a document.
-pub(super) fn decide(document: &Document, target: &[u8]) -> Decision {
-    let rules = PerDestination { imds: Some(Arc::new(Rules::compile(document).0)), ..PerDestination::default() };
-    let request = Request { method: b"GET", target };
-    authz::decide(&rules, Destination::Imds.addr(), &anybody(), request, &mut Scratch::new())
+impl ForEveryone {
+    pub(super) fn new(privilege: &Privilege) -> Option<Self> {
+        let document = serde_json::json!({
+            "defaultAccess": "deny", "mode": "enforce", "id": "", "rules": {
+                "privileges": [privilege],
+                "roles": [{"name": "all", "privileges": [privilege.name]}],
+                "identities": [{"name": "all"}],
+                "roleAssignments": [{"role": "all", "identities": ["all"]}],
+            },
+        });
+        let document: Document = serde_json::from_value(document).ok()?;
+        let rules = PerDestination { imds: Some(Arc::new(Rules::compile(&document).0)), ..PerDestination::default() };
+        Some(Self { rules, legacy: Legacy::compile(&document) })
+    }
+
+    /// What the agent would decide.
+    pub(super) fn decide(&self, target: &[u8]) -> Decision {
+        let request = Request { method: b"GET", target };
+        authz::decide(&self.rules, Destination::Imds.addr(), &anybody(), request, &mut Scratch::new())
+    }
+
+    /// What older agents would.
+    fn allowed_before(&self, target: &[u8]) -> bool {
+        self.legacy.allows(&anybody(), Request { method: b"GET", target })
+    }
 }
 
 /// A caller who is nobody in particular.

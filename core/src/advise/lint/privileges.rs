@@ -11,6 +11,9 @@ use std::rc::Rc;
 /// Above so many privileges at one path, none of them is compared with all others there.
 const COMPARED: usize = 64;
 
+/// Longest target of a request (PX-16). Bytes.
+const LONGEST: usize = 65_534;
+
 /// A privilege in canonical form, and who has it.
 pub(super) struct Known<'d> {
     pub(super) name: &'d str,
@@ -71,6 +74,14 @@ impl Linter<'_> {
         let Some(lists) = &draft.rules else { return };
         let mut known = self.known(lists);
         let lock = draft.default_access.as_deref().is_none_or(|word| !word.trim().eq_ignore_ascii_case("deny"));
+        known.retain(|privilege| {
+            let too_long = privilege.path.len() > LONGEST;
+            if too_long {
+                let what = format!("the privilege {:?} grants nothing to anybody: no request has so long a path", privilege.name);
+                self.warn(Code::UnreachablePrivilege, &privilege.at.member("path"), what, None);
+            }
+            !too_long
+        });
         let unreachable: Vec<bool> = known.iter().map(|privilege| self.reach(privilege)).collect();
         for privilege in &known {
             if privilege.who.is_empty() {
@@ -177,8 +188,8 @@ impl Linter<'_> {
     fn reach(&mut self, privilege: &Known<'_>) -> bool {
         let target = privilege.target();
         let path = authz::raw_path(target.as_bytes());
-        let Some(everyone) = older::for_everyone(privilege.written) else { return false };
-        let decision = older::decide(&everyone, target.as_bytes());
+        let Some(everyone) = older::ForEveryone::new(privilege.written) else { return false };
+        let decision = everyone.decide(target.as_bytes());
         let name = privilege.name;
         let (at, why) = match decision {
             Decision::Deny(Denial::Canonical(_)) => {

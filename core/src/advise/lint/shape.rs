@@ -105,9 +105,6 @@ impl Kind {
     }
 }
 
-/// How many faults of the shape are said.
-const MOST: usize = 100;
-
 impl Linter<'_> {
     pub(super) fn shape(&mut self) {
         let shape = match self.options.form {
@@ -139,9 +136,7 @@ impl Linter<'_> {
                 Some(typo) => format!("is {typo:?} meant to be {:?}? Letter case counts", field.name),
                 None => format!("add it: {} must have {:?}, {}", shape.what, field.name, field.kind.expected()),
             };
-            if self.lints.len() < MOST {
-                self.error(Code::MissingMember, at, format!("{} without {:?}", shape.what, field.name), hint);
-            }
+            self.error(Code::MissingMember, at, format!("{} without {:?}", shape.what, field.name), hint);
         }
     }
 
@@ -192,9 +187,7 @@ impl Linter<'_> {
     }
 
     fn wrong(&mut self, what: &str, at: &At, node: &Node, hint: Option<String>) {
-        if self.lints.len() < MOST {
-            self.here(Severity::Error, Code::WrongType, at, node.span.clone(), what.to_owned(), hint);
-        }
+        self.here(Severity::Error, Code::WrongType, at, node.span.clone(), what.to_owned(), hint);
     }
 
     /// Members that are there twice. The agent refuses them where it looks, and in a local file everywhere.
@@ -202,7 +195,7 @@ impl Linter<'_> {
         let mut seen = BTreeSet::new();
         for member in members {
             let twin = !seen.insert(member.name.as_str());
-            if twin && (known(&member.name) || self.is_local()) && self.lints.len() < MOST {
+            if twin && (known(&member.name) || self.is_local()) {
                 let what = format!("{:?} is there twice", member.name);
                 self.error(Code::DuplicateMember, &at.name(&member.name), what, hint("keep one of them"));
             }
@@ -210,6 +203,9 @@ impl Linter<'_> {
     }
 
     fn unknown(&mut self, shape: &Shape, members: &[Member], member: &Member, at: &At) {
+        if self.is_full(Severity::Warning, Code::UnknownMember) {
+            return self.warn(Code::UnknownMember, at, String::new(), None);
+        }
         let free = shape.fields.iter().map(|field| field.name).filter(|name| members.iter().all(|m| m.name != *name));
         let hint = match closest(&member.name, free) {
             Some(meant) => format!("did you mean {meant:?}?"),
@@ -218,10 +214,8 @@ impl Linter<'_> {
                 format!("{} has {}", shape.what, known.join(", "))
             }
         };
-        if self.lints.len() < MOST {
-            let what = format!("unknown member {:?} of {} is ignored", member.name, shape.what);
-            self.warn(Code::UnknownMember, &at.name(&member.name), what, hint);
-        }
+        let what = format!("unknown member {:?} of {} is ignored", member.name, shape.what);
+        self.warn(Code::UnknownMember, &at.name(&member.name), what, hint);
     }
 }
 

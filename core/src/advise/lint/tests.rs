@@ -576,3 +576,66 @@ fn the_schemas_in_docs_refuse_what_is_refused_here_and_nothing_that_is_fine() {
         assert_eq!(schema_check::wrong(schema, &serde_json::from_str(&text).unwrap()).len(), 1, "{text}");
     }
 }
+
+/// However often something is wrong, and however long the names are: 1 MiB is looked at in bounded time, and little is said.
+#[test]
+fn of_very_many_faults_a_few_are_said_and_the_rest_is_counted() {
+    let many = |one: &dyn Fn(usize) -> String, room: usize| {
+        let mut text = String::new();
+        for one in (0..).map(one) {
+            if text.len() + one.len() >= room {
+                break;
+            }
+            text.extend([&one, ","]);
+        }
+        text.pop();
+        text
+    };
+    let room = MAX_BYTES / 8;
+    let lists = |privileges: &str, roles: &str, identities: &str, assignments: &str| {
+        format!(
+            r#"{{"defaultAccess":"allow","mode":"enforce","id":"","rules":{{"privileges":[{privileges}],"roles":[{roles}],
+                "identities":[{identities}],"roleAssignments":[{assignments}]}}}}"#
+        )
+    };
+    let long = "/a".repeat(100_000);
+    for (text, code) in [
+        (format!("{{{}}}", many(&|n| format!("\"{n}\":{n}"), room)), Code::UnknownMember),
+        (lists(&many(&|_| "{}".to_owned(), room), "", "", ""), Code::MissingMember),
+        (lists("", &many(&|n| format!(r#"{{"name":"{n}","privileges":["{n}x"]}}"#), room), "", ""), Code::UndefinedName),
+        (lists("", "", "", &many(&|n| format!(r#"{{"role":"{n}","identities":[]}}"#), room)), Code::EmptyList),
+        (lists("", "", &many(&|n| format!(r#"{{"name":"{n}","exePath":"{n}"}}"#), room), ""), Code::MatchesNobody),
+        (lists(&many(&|n| format!(r#"{{"name":"{n}","path":"%"}}"#), room), "", "", ""), Code::FaultyPrivilege),
+    ] {
+        let report = lint(text.as_bytes(), &REMOTE);
+        let of_code = report.lints.iter().filter(|lint| lint.code == code).count();
+        assert!(of_code == MOST || of_code == 2 * MOST, "{code} {of_code}");
+        assert!(report.omitted > 1000, "{code} {}", report.omitted);
+    }
+    let parameters = format!(r#"{{"name":"p","path":"/","queryParameters":{{{}}}}}"#, many(&|n| format!("\"{n}\":\" \""), room));
+    let text = format!(r#"{{"rules":{{"privileges":[{parameters}]}}}}"#);
+    assert!(lint(text.as_bytes(), &LOCAL).omitted > 1000);
+    let text = lists(&format!(r#"{{"name":"{long}","path":"{long}"}},{{"name":"b","path":"/a"}}"#), "", "", "");
+    let report = lint(text.as_bytes(), &REMOTE);
+    assert!(report.lints.iter().any(|lint| lint.code == Code::UnreachablePrivilege));
+    assert!(report.lints.iter().all(|lint| lint.message.chars().count() <= LONGEST + 1));
+}
+
+/// Any bytes: no panic, and places are within them.
+#[test]
+fn broken_documents_have_their_places_within_them() {
+    let good = document(|d| d["rules"]["privileges"][0]["queryParameters"] = json!({"\u{e9}": "\u{1F511}"}));
+    let junk = [b'"', b'{', b'}', b'[', b']', b',', b'\\', 0, 0xE9, b'%', b'?', b' '];
+    for at in (0..good.len()).step_by(2) {
+        for byte in junk {
+            let mut bytes = good.clone().into_bytes();
+            bytes[at] = byte;
+            for options in [REMOTE, LOCAL] {
+                for lint in lint(&bytes, &options).lints {
+                    let span = lint.span.clone().unwrap();
+                    assert!(span.start <= span.end && span.end <= bytes.len() + 1, "{lint:?}");
+                }
+            }
+        }
+    }
+}

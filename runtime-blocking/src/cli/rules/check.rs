@@ -79,6 +79,8 @@ struct Checked {
     destination: Option<&'static str>,
     errors: usize,
     warnings: usize,
+    /// Further ones of kinds of which there are very many.
+    omitted: usize,
     findings: Vec<Finding>,
 }
 
@@ -206,6 +208,7 @@ impl About {
             destination: self.destination.map(word),
             errors: report.count(Severity::Error),
             warnings: report.count(Severity::Warning),
+            omitted: report.omitted,
             findings: findings.collect(),
         }
     }

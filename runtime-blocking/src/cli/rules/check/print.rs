@@ -89,6 +89,9 @@ pub(super) fn report(about: &About, report: &Report, lines: &Lines<'_>, io: &mut
     for lint in &report.lints {
         finding(&file, lint, lines, io)?;
     }
+    if report.omitted > 0 {
+        writeln!(io.out, "{file}: {} more of these kinds", report.omitted)?;
+    }
     let counts = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Info, "note")];
     let counts = counts.into_iter().filter_map(|(severity, word)| match report.count(severity) {
         0 => None,
