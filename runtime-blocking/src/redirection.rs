@@ -7,7 +7,7 @@ use crate::host::ports;
 use crate::machine::Machine;
 use crate::memory;
 use azure_proxy_agent_core::agent::AgentEvent;
-use redirect_ebpf::{EbpfRedirector, LoadOptions};
+use redirect_ebpf::{EbpfRedirector, LoadOptions, Redirector};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, trie
         memory::give_back();
         match loaded {
             Ok(redirector) => {
+                // Also which step of the ladder an older kernel took.
+                log::info!("Redirect: {}", redirector.describe());
                 machine.set_redirector(Arc::new(redirector));
                 daemon.mailbox.post(Message::Event(AgentEvent::RedirectorReady));
                 ports::reserve();
