@@ -105,10 +105,12 @@ impl fmt::Display for Diff {
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Affected {
-    /// Requests to the endpoint that were put before both.
+    /// Requests to the endpoints that were put before both.
     pub requests: u64,
     /// Requests that were not: to another endpoint, refused before any rule, of an unknown caller, or only partly in the log.
     pub skipped: u64,
+    /// Some identity asks for what the audit log does not have (`gid`, `exeSha256`, `cgroupPath`): it was taken for nobody's.
+    pub blind: bool,
     /// What would change.
     pub groups: Vec<Group>,
 }
@@ -131,19 +133,21 @@ pub struct Group {
     pub example: String,
 }
 
-/// Puts recorded requests before both documents.
+/// Puts recorded requests to these endpoints before both documents.
 #[must_use]
-pub fn affected(old: &Document, new: &Document, destination: Destination, requests: &[Recorded]) -> Affected {
-    let [old, new] = [old, new].map(|document| only(destination, Rules::compile(document).0));
-    let mut out = Affected::default();
+pub fn affected(old: &Document, new: &Document, destinations: &[Destination], requests: &[Recorded]) -> Affected {
+    let mut out = Affected { blind: [old, new].into_iter().any(is_blind), ..Affected::default() };
+    let [old, new] = [old, new].map(|document| Arc::new(Rules::compile(document).0));
+    let [old, new] = [old, new].map(|rules| PerDestination::<()>::default().map(|_, ()| Some(Arc::clone(&rules))));
     let mut scratch = Scratch::new();
     let mut groups: BTreeMap<(&str, &str, String, String), Group> = BTreeMap::new();
     for request in requests {
         let decided = !matches!(request.decision, Outcome::Refused | Outcome::Passed) && request.caller.known;
-        if request.destination() != Some(destination) || !decided || request.may_be_cut() {
+        let destination = request.destination().filter(|destination| destinations.contains(destination));
+        let Some(destination) = destination.filter(|_| decided && !request.may_be_cut()) else {
             out.skipped += 1;
             continue;
-        }
+        };
         out.requests += 1;
         let claims = request.caller.claims();
         let [before, after] =
@@ -164,6 +168,13 @@ pub fn affected(old: &Document, new: &Document, destination: Destination, reques
     out.groups = groups.into_values().collect();
     out.groups.sort_by_key(|group| (severity(group), std::cmp::Reverse(group.requests)));
     out
+}
+
+fn is_blind(document: &Document) -> bool {
+    let identities = document.rules.iter().flat_map(|lists| lists.identities.iter().flatten());
+    identities
+        .into_iter()
+        .any(|identity| identity.gid.is_some() || identity.exe_sha256.is_some() || identity.cgroup_path.is_some())
 }
 
 /// What breaks something first.
@@ -218,6 +229,12 @@ impl fmt::Display for Affected {
                 writeln!(f, "  {means}:")?;
             }
             writeln!(f, "  {:>7}  {}: {}", group.requests, group.who, group.what)?;
+        }
+        if self.blind {
+            writeln!(
+                f,
+                "note: gid, exeSha256 and cgroupPath are not in the audit log; who is told by these was taken for nobody"
+            )?;
         }
         if self.skipped > 0 {
             writeln!(f, "{} more are of other endpoints, or were never put before rules.", self.skipped)?;

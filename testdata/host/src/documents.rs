@@ -176,7 +176,7 @@ fn base64url(bytes: &[u8]) -> String {
 /// Answers `/machine…` of the WireServer.
 pub fn machine(method: &str, target: &Target) -> Reply {
     let component = target.get("comp").unwrap_or_default().to_ascii_lowercase();
-    let root = matches!(target.path.as_str(), "/machine" | "/machine/");
+    let root = matches!(target.path.as_str(), "/" | "/machine" | "/machine/");
     match (method, root, component.as_str()) {
         ("POST", true, "telemetrydata" | "health" | "roleproperties") => Reply::new(200, "text/plain", &b""[..]),
         (_, true, "goalstate") => xml(&goal_state()),

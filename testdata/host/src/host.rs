@@ -361,6 +361,8 @@ fn classify(endpoint: Endpoint, head: &Head, target: &Target) -> (Service, Need)
             "GET" | "HEAD" if path == "/secure-channel/status" => Service::Status,
             "POST" if path == "/secure-channel/key" => Service::Key,
             "POST" if attested_guid(path).is_some() => Service::Attest,
+            // Versions are at the root.
+            "GET" | "HEAD" if path == "/" && target.get("comp").is_some() => Service::Machine,
             _ if path == "/machine" || path.starts_with("/machine/") => Service::Machine,
             _ if path == "/health" => Service::Health,
             _ => Service::Unknown,

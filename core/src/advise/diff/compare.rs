@@ -1,5 +1,7 @@
 //! The representatives, and what both documents say about them.
 
+use crate::identity::{ExeHash, Fact, OnDemand};
+
 use super::{
     Allowed, Arc, BTreeMap, BTreeSet, Change, Claims, Confidence, Decision, Denial, Destination, Diff, Document, Executable,
     Identity, Mode, PerDestination, Request, Rules, Scratch, decide, only,
@@ -204,11 +206,12 @@ fn callers(sides: &[Side<'_>; 2], destination: Destination, notes: &mut Vec<Stri
 }
 
 fn representative(identity: &Identity, destination: Destination) -> Result<Representative, String> {
-    let Identity { user_name, group_name, exe_path, process_name, .. } = identity;
+    let Identity { user_name, group_name, exe_path, process_name, uid, gid, exe_sha256, cgroup_path, .. } = identity;
     let user = user_name.as_deref();
-    let elevated = match user {
-        Some(user) => user == "root",
-        None => destination.elevated_only(),
+    let elevated = match (uid, user) {
+        (Some(uid), _) => *uid == 0,
+        (None, Some(user)) => user == "root",
+        (None, None) => destination.elevated_only(),
     };
     if destination.elevated_only() && !elevated {
         return Err(format!("only root gets to {}, whatever rules say", destination.name()));
@@ -224,16 +227,29 @@ fn representative(identity: &Identity, destination: Destination) -> Result<Repre
         }
         // In a folder that no selector can name: it is not UTF-8.
         (None, Some(name)) => Executable::Known([&b"/\xFF/"[..], name.as_bytes()].concat().into()),
+        // A hash is known of known executables only.
+        (None, None) if exe_sha256.is_some() => Executable::Known(b"/\xFF".to_vec().into()),
         (None, None) => Executable::Unknown,
     };
-    let texts = [("user", user_name), ("group", group_name), ("program", exe_path), ("process", process_name)];
+    let number = |number: &Option<u32>| number.as_ref().map(u32::to_string);
+    let (own_uid, own_gid) = (number(uid), number(gid));
+    let texts = [
+        ("user", user_name),
+        ("user id", &own_uid),
+        ("group", group_name),
+        ("group id", &own_gid),
+        ("program", exe_path),
+        ("process", process_name),
+        ("program with hash", exe_sha256),
+        ("cgroup", cgroup_path),
+    ];
     let selectors: BTreeSet<(&'static str, String)> =
         texts.into_iter().filter_map(|(what, selector)| Some((what, selector.clone()?))).collect();
     let said: Vec<String> = texts.into_iter().filter_map(|(what, text)| Some(format!("{what} {}", text.as_ref()?))).collect();
     let claims = Claims {
-        group_id: u32::MAX,
-        on_demand: crate::identity::OnDemand::default(),
-        user_id: if elevated { 0 } else { 1000 },
+        // Ids that are nobody's, unless a selector names one.
+        user_id: uid.unwrap_or(if elevated { 0 } else { u32::MAX }),
+        group_id: gid.unwrap_or(u32::MAX),
         // An account that no selector can name.
         user_name: user.map_or_else(|| vec![0xFF].into(), Into::into),
         user_groups: group_name.iter().map(|group| group.as_str().into()).collect(),
@@ -242,6 +258,16 @@ fn representative(identity: &Identity, destination: Destination) -> Result<Repre
         command_line: "".into(),
         cgroup: 0,
         confidence: Confidence::Verified,
+        on_demand: OnDemand {
+            exe_hash: exe_sha256.as_deref().and_then(ExeHash::from_hex).map_or(Fact::Unknown, Fact::Known),
+            // Below a group and its name: in a group that no selector can name.
+            cgroup_path: cgroup_path.as_ref().map_or(Fact::Unknown, |path| {
+                Fact::Known(
+                    path.strip_suffix('*')
+                        .map_or_else(|| path.as_str().into(), |path| [path.as_bytes(), b"\xFF"].concat().into()),
+                )
+            }),
+        },
     };
     Ok(Representative { label: if said.is_empty() { "everyone".to_owned() } else { said.join(", ") }, selectors, claims })
 }

@@ -74,6 +74,28 @@ note: requests that repeat a parameter with different values are not compared
     );
 }
 
+#[test]
+fn identities_by_numbers_hash_and_cgroup_have_representatives_too() {
+    let hash = "0123456789abcdef".repeat(4);
+    let with = |identities: Value| {
+        let names: Vec<Value> = identities.as_array().unwrap().iter().map(|identity| identity["name"].clone()).collect();
+        document(json!({"defaultAccess": "deny", "mode": "enforce", "id": "x", "rules": {
+            "privileges": [{"name": "p", "path": "/a"}], "roles": [{"name": "r", "privileges": ["p"]}],
+            "identities": identities, "roleAssignments": [{"role": "r", "identities": names}]}}))
+    };
+    let old = with(json!([{"name": "uid", "uid": 1000}, {"name": "gid", "gid": 7}, {"name": "hash", "exeSha256": hash},
+        {"name": "below", "cgroupPath": "/a/*"}, {"name": "root", "userName": "root"}]));
+    let new = with(json!([{"name": "uid", "uid": 1001}, {"name": "exact", "cgroupPath": "/a"}, {"name": "root", "uid": 0}]));
+    let diff = compare(&old, &new, Destination::Imds);
+    let who =
+        |allowed: bool| diff.changes.iter().filter(|c| c.allowed == allowed).map(|c| c.who.clone()).collect::<BTreeSet<_>>();
+    // Root has the user id 0 both times, and whoever is in /a was in /a/*.
+    assert_eq!(who(true), ["user id 0", "user id 1001"].map(str::to_owned).into());
+    let hash = format!("program with hash {hash}");
+    assert_eq!(who(false), ["user id 1000", "group id 7", &*hash, "cgroup /a/*"].map(str::to_owned).into());
+    assert!(affected(&old, &new, &[Destination::Imds], &[]).blind);
+}
+
 /// R-07: what the floor denies does not change with rules.
 #[test]
 fn floors_and_findings_are_among_the_notes_r07_r18() {
@@ -109,7 +131,7 @@ fn recorded_requests_are_counted_by_what_becomes_of_them() {
     reader.feed(text.concat().as_bytes(), |entry, _| recording.take(entry));
     let old = rules("deny", "audit", &[("alice", "/b")]);
     let new = rules("deny", "enforce", &[("alice", "/b?type=y"), ("bob:/bin/c", "/c")]);
-    let affected = affected(&old, &new, Destination::Imds, &recording.requests);
+    let affected = affected(&old, &new, &[Destination::Imds], &recording.requests);
     assert_eq!(
         affected.to_string(),
         "Of 4 recorded requests 4 would be decided otherwise:

@@ -22,8 +22,8 @@ impl Builder<'_> {
         self.prune(&mut rules);
         let plan = self.plan(&rules);
         let document = plan.document(self.options, &self.id());
-        let enforced = self.enforced(&document);
-        let missed = rules.values().flatten().filter(|ask| !self.allows(&enforced, ask)).map(|ask| ask.requests).sum();
+        let enforced = Self::enforced(&document);
+        let missed = rules.values().flatten().filter(|ask| !Self::allows(&enforced, ask)).map(|ask| ask.requests).sum();
         let grants = self.grants(&rules, &plan);
         Learned {
             destination: self.destination,
@@ -61,8 +61,8 @@ impl Builder<'_> {
                 continue;
             }
             let Some(asks) = rules.remove(&key) else { continue };
-            let enforced = self.enforced(&self.plan(rules).document(&strict, ""));
-            if asks.iter().all(|ask| self.allows(&enforced, ask)) {
+            let enforced = Self::enforced(&self.plan(rules).document(&strict, ""));
+            if asks.iter().all(|ask| Self::allows(&enforced, ask)) {
                 self.hand_over(rules, asks);
             } else {
                 rules.insert(key, asks);
@@ -77,7 +77,7 @@ impl Builder<'_> {
             let keys: Vec<(Who, What)> = rules.keys().cloned().collect();
             let key = keys.into_iter().find(|key| {
                 let alone = Rules::from([(key.clone(), Vec::new())]);
-                self.allows(&self.enforced(&self.plan(&alone).document(&strict, "")), &ask)
+                Self::allows(&Self::enforced(&self.plan(&alone).document(&strict, "")), &ask)
             });
             if let Some(asks) = key.and_then(|key| rules.get_mut(&key)) {
                 asks.push(ask);
@@ -86,16 +86,18 @@ impl Builder<'_> {
     }
 
     /// The document as the daemon would enforce it.
-    fn enforced(&self, document: &Document) -> PerDestination<Option<Arc<authz::Rules>>> {
+    fn enforced(document: &Document) -> PerDestination<Option<Arc<authz::Rules>>> {
         let enforced = Document { mode: Mode::Enforce.word().to_owned(), ..document.clone() };
         let rules = Arc::new(authz::Rules::compile(&enforced).0);
-        PerDestination::<()>::default().map(|to, ()| (to == self.destination).then(|| Arc::clone(&rules)))
+        PerDestination::<()>::default().map(|_, ()| Some(Arc::clone(&rules)))
     }
 
     /// Whether the daemon would allow the request.
-    fn allows(&self, rules: &PerDestination<Option<Arc<authz::Rules>>>, ask: &Ask) -> bool {
-        let to = self.destination.addr();
-        matches!(authz::decide(rules, to, &ask.caller.claims(), ask.request(), &mut Scratch::new()), Decision::Allow(_))
+    fn allows(rules: &PerDestination<Option<Arc<authz::Rules>>>, ask: &Ask) -> bool {
+        matches!(
+            authz::decide(rules, ask.to.addr(), &ask.caller.claims(), ask.request(), &mut Scratch::new()),
+            Decision::Allow(_)
+        )
     }
 
     /// Names, roles, and who has which.
@@ -123,17 +125,18 @@ impl Builder<'_> {
         for (who, set) in sets {
             roles.entry(set).or_default().push(who);
         }
+        // A role is called by what it is good for, if that is little and only one is; else by whose it is.
+        let purpose = |set: &BTreeSet<&What>| match set.first().and_then(|what| privileges.get(*what)) {
+            Some(privilege) if set.len() == 1 => Some(privilege.clone()),
+            _ => names::of_role(&set.iter().filter_map(|what| self.origin(what)).map(|origin| origin.purpose).collect()),
+        };
+        let purposes: Vec<Option<String>> = roles.keys().map(purpose).collect();
         let mut taken = Taken::default();
-        let roles = roles.into_iter().map(|(set, whose)| {
-            let purposes = set.iter().filter_map(|what| self.origin(what)).map(|origin| origin.purpose).collect();
-            let identity = whose.first().and_then(|who| identities.get(*who)).map_or("", String::as_str);
-            let name = match set.first().and_then(|what| privileges.get(*what)) {
-                Some(privilege) if set.len() == 1 => privilege.clone(),
-                _ => names::of_role(&purposes, identity),
-            };
-            // Of two roles that are good for the same, each says whose it is.
-            let name = if taken.has(&name) { format!("{name}-of-{identity}") } else { name };
-            (taken.name(&name), set.into_iter().cloned().collect(), whose.into_iter().cloned().collect())
+        let roles = roles.into_iter().zip(&purposes).map(|((set, whose), purpose)| {
+            let unique = purpose.as_ref().filter(|name| purposes.iter().flatten().filter(|other| other == name).count() == 1);
+            let identity = || whose.first().and_then(|who| identities.get(*who)).cloned().unwrap_or_default();
+            let name = taken.name(&unique.cloned().unwrap_or_else(identity));
+            (name, set.into_iter().cloned().collect(), whose.into_iter().cloned().collect())
         });
         let roles: Vec<(String, BTreeSet<What>, Vec<Who>)> = roles.collect();
         let paths = privileges.keys().map(|what| {
@@ -153,6 +156,7 @@ impl Builder<'_> {
                     user: who.user.clone(),
                     program: who.program.clone(),
                     privilege: plan.privileges.get(what).cloned().unwrap_or_default(),
+                    destinations: asks.iter().map(|ask| ask.to.name()).collect(),
                     allows: names::in_words(plan.paths.get(what).map_or("/", String::as_str), what),
                     requests: sum(|ask| ask.requests),
                     answered: sum(|ask| ask.answered),
@@ -199,6 +203,12 @@ impl Builder<'_> {
                 let ran = if scripts.is_empty() { String::new() } else { format!("; in the recording: {}", list(&scripts)) };
                 notes.push(format!("{identity}: {path} is an interpreter, and every script that it runs is meant{ran}"));
             }
+        }
+        if rules.values().flatten().any(|ask| ask.to != self.destination) {
+            notes.push(
+                "the host plug-in has the WireServer's document: a privilege for one of them is one for the same path of the other"
+                    .to_owned(),
+            );
         }
         for (what, path) in &plan.paths {
             let privilege = plan.privileges.get(what).map_or("", String::as_str);

@@ -65,9 +65,9 @@ pub(super) const ENDPOINTS: [Endpoint; 22] = [
     },
     host_plugin("/vmSettings", "vm-settings", "goal-state"),
     host_plugin("/extensionArtifact", "extension-artifact", "goal-state"),
-    host_plugin("/versions", "versions", "goal-state"),
-    host_plugin("/health", "health", "reports"),
-    host_plugin("/status", "status", "reports"),
+    host_plugin("/versions", "plugin-versions", "goal-state"),
+    host_plugin("/health", "plugin-health", "reports"),
+    host_plugin("/status", "plugin-status", "reports"),
     host_plugin("/vmAgentLog", "agent-log", "reports"),
 ];
 

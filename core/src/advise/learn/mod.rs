@@ -5,6 +5,8 @@
 //! that a machine made up. Then rules that a wider one of the same recording contains go, and at last those that nothing needs: the
 //! daemon's own decision says which. What is wider than what was seen is told in the notes; so is whatever nobody can learn.
 //!
+//! The host plug-in has no document of its own: it takes the WireServer's (W-41). So what it was asked for is learned into that one.
+//!
 //! Parameters that choose nothing an owner would guard are left free: `api-version` and `format` shape the answer, and an update of a
 //! client changes them; `incarnation`, nonces and hashes change by themselves; `client_id`, `object_id` and `msi_res_id` choose among the
 //! machine's identities ([`Options::keep`] holds them, or any other, to the values that were seen).
@@ -74,6 +76,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Whose document decides about requests to an endpoint: the host plug-in has the WireServer's, but not its local file (W-41).
+    fn document_of(&self, destination: Destination) -> Destination {
+        let own = self.local || self.destination == Some(Destination::HostGaPlugin);
+        match destination {
+            Destination::HostGaPlugin if !own => Destination::WireServer,
+            destination => destination,
+        }
+    }
+}
+
 /// Whom a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Who {
@@ -126,7 +139,9 @@ const SIBLINGS: usize = 4;
 
 /// A path as recorded, with `*` for what a machine made up.
 pub(super) fn lasting_path(path: &str) -> String {
-    path.split('/').map(|segment| if endpoints::is_volatile(segment) { "*" } else { segment }).collect::<Vec<_>>().join("/")
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    let lasting = segments.map(|segment| if endpoints::is_volatile(segment) { "*" } else { segment });
+    format!("/{}", lasting.collect::<Vec<_>>().join("/"))
 }
 
 /// Learns from the requests of a recording.
@@ -139,13 +154,14 @@ pub fn learn(requests: &[Recorded], options: &Options) -> Lesson {
     for request in requests.iter().filter(|request| observe::is_meant(request, options)) {
         lesson.requests += 1;
         match observer.observe(request) {
-            Ok((destination, who, what, origin)) => {
+            Ok((asked, who, what, origin)) => {
+                let destination = options.document_of(asked);
                 origins.entry((destination, what.clone())).or_insert(origin);
                 let asks = observed.entry(destination).or_default().entry((who, what)).or_default();
                 // Rules can tell users apart even where this one does not.
-                match asks.iter_mut().find(|ask| ask.caller.user == request.caller.user) {
+                match asks.iter_mut().find(|ask| ask.caller.user == request.caller.user && ask.to == asked) {
                     Some(ask) => ask.again(request),
-                    None => asks.push(Ask::new(request)),
+                    None => asks.push(Ask::new(request, asked)),
                 }
             }
             Err(why) => lesson.leave_out(request, why),
@@ -177,6 +193,9 @@ fn gather(destination: Destination, rules: Rules, origins: &mut BTreeMap<(Destin
         }
     }
     places.retain(|(_, place), paths| paths.len() > SIBLINGS && !Endpoint::any_below(destination, &place.segments));
+    if destination == Destination::WireServer {
+        places.retain(|(_, place), _| !Endpoint::any_below(Destination::HostGaPlugin, &place.segments));
+    }
     let mut out = Rules::new();
     for ((who, what), asks) in rules {
         let place = places.iter().find(|((whose, _), paths)| *whose == who && paths.contains(&what));

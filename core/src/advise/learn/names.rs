@@ -5,6 +5,9 @@ use super::{What, Who};
 use crate::advise::recording::{Caller, Program};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The purpose of what is at an endpoint that we do not know.
+pub(super) const OTHER: &str = "other";
+
 /// Programs that are something else with every script: a rule for them means all scripts of the user.
 const INTERPRETERS: [&str; 10] = ["python", "perl", "ruby", "node", "bash", "dash", "sh", "java", "php", "pwsh"];
 
@@ -101,10 +104,6 @@ pub(super) fn value(name: &str, value: &str) -> String {
 pub(super) struct Taken(BTreeSet<String>);
 
 impl Taken {
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.contains(name)
-    }
-
     pub(super) fn name(&mut self, wish: &str) -> String {
         let numbered = (2u32..).map(|n| format!("{wish}-{n}"));
         let name = std::iter::once(wish.to_owned()).chain(numbered).find(|name| !self.0.contains(name));
@@ -114,11 +113,13 @@ impl Taken {
     }
 }
 
-/// Name of an identity: the program or the one script that it runs; with the user, unless that is root.
+/// Name of an identity: the program or the one or two scripts that it runs; with the user, unless that is root.
 pub(super) fn of_identity(who: &Who, scripts: &BTreeSet<String>) -> String {
-    let program = who.program.as_deref().map(|path| match scripts.first().filter(|_| scripts.len() == 1) {
-        Some(script) => script.clone(),
-        None => slug(last(path)),
+    let scripts: Vec<&str> = scripts.iter().map(String::as_str).collect();
+    let program = who.program.as_deref().map(|path| match scripts.as_slice() {
+        [one] => (*one).to_owned(),
+        [one, other] => format!("{one}-and-{other}"),
+        _ => slug(last(path)),
     });
     match (who.user.as_deref(), program) {
         (Some("root") | None, Some(program)) => program,
@@ -129,13 +130,14 @@ pub(super) fn of_identity(who: &Who, scripts: &BTreeSet<String>) -> String {
     }
 }
 
-/// Name of a role: what it is good for, if that is one or two things; else whose it is.
-pub(super) fn of_role(purposes: &BTreeSet<&str>, identity: &str) -> String {
+/// Name of a role by what it is good for; `None` if that is too much, or nobody knows.
+pub(super) fn of_role(purposes: &BTreeSet<&str>) -> Option<String> {
     let purposes: Vec<&str> = purposes.iter().copied().collect();
     match purposes.as_slice() {
-        [one] => (*one).to_owned(),
-        [one, other] => format!("{one}-and-{other}"),
-        _ => format!("{identity}-role"),
+        purposes if purposes.contains(&OTHER) => None,
+        [one] => Some((*one).to_owned()),
+        [one, other] => Some(format!("{one}-and-{other}")),
+        _ => None,
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 /// Requests that mean the same to the rules: one of them, and how many there were.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
+    pub(super) to: Destination,
     pub(super) caller: Arc<Caller>,
     pub(super) method: String,
     pub(super) url: String,
@@ -30,8 +31,9 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    pub(super) fn new(recorded: &Recorded) -> Self {
+    pub(super) fn new(recorded: &Recorded, to: Destination) -> Self {
         let mut ask = Self {
+            to,
             caller: Arc::clone(&recorded.caller),
             method: recorded.method.clone(),
             url: recorded.url.clone(),
@@ -66,7 +68,7 @@ impl Ask {
 pub(super) fn is_meant(recorded: &Recorded, options: &Options) -> bool {
     options.since.is_none_or(|since| recorded.time.is_none_or(|time| time >= since))
         && options.user.as_ref().is_none_or(|user| *user == recorded.caller.user)
-        && options.destination.is_none_or(|destination| recorded.destination() == Some(destination))
+        && options.destination.is_none_or(|wanted| recorded.destination().map(|asked| options.document_of(asked)) == Some(wanted))
 }
 
 pub(super) struct Observer<'o> {
@@ -168,7 +170,7 @@ fn what(destination: Destination, request: Canonical<'_>, target: &[u8], options
         let path = spelled(&segments, target);
         let wider = (segments.len() < asked.len()).then(|| format!("everything below {path}: what follows looks made up"));
         let name = names::of_path(&segments, &constraints);
-        return Ok((What { segments, constraints }, Origin { path, name, purpose: "other", wider, known: false }));
+        return Ok((What { segments, constraints }, Origin { path, name, purpose: names::OTHER, wider, known: false }));
     };
     let segments = endpoint.segments().map(str::to_ascii_lowercase).collect();
     let (name, purpose) = names::of_endpoint(endpoint, &constraints);

@@ -66,6 +66,8 @@ pub struct Grant {
     pub program: Option<String>,
     /// The privilege's name.
     pub privilege: String,
+    /// The endpoints that were asked.
+    pub destinations: BTreeSet<&'static str>,
     /// Path and parameters.
     pub allows: String,
     /// Requests that it stands for.
@@ -261,6 +263,11 @@ impl fmt::Display for Learned {
                 writeln!(f, "  {last}: {user}, {program}")?;
             }
             write!(f, "  {:>7}  {}", grant.requests, grant.allows)?;
+            if !grant.destinations.contains(self.destination.name()) {
+                for name in &grant.destinations {
+                    write!(f, "  ({name})")?;
+                }
+            }
             match (grant.requests, grant.answered) {
                 (_, 0) => f.write_str("  (the host never had an answer)")?,
                 (requests, answered) if answered < requests => write!(f, "  ({answered} answered)")?,

@@ -67,7 +67,11 @@ fn run(given: &Given, io: &mut Io<'_>) -> Result<u8, Failure> {
         let mut diff = compare(&old, &new, destination);
         diff.notes.extend(old_notes.into_iter().map(|note| format!("old: {note}")));
         diff.notes.extend(new_notes.into_iter().map(|note| format!("new: {note}")));
-        let recorded = recording.as_ref().map(|recording| affected(&old, &new, destination, &recording.requests));
+        // The host plug-in has the WireServer's document, but not its local file (W-41).
+        let both = [Destination::WireServer, Destination::HostGaPlugin];
+        let local = matches!(before, Source::Local(_)) || matches!(after, Source::Local(_));
+        let whose = if destination == Destination::WireServer && !local { &both[..] } else { &[destination] };
+        let recorded = recording.as_ref().map(|recording| affected(&old, &new, whose, &recording.requests));
         all.push(Compared { diff, recorded });
     }
     if given.has("json") {
