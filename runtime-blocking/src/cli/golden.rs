@@ -101,3 +101,44 @@ fn every_example_of_a_help_text_is_understood() {
         }
     }
 }
+
+/// The command lines of a document (`$ …` in blocks marked `console`), with what comes of them. Standard error comes first, as whoever
+/// looks at both sees it; with `> FILE` the output is that file's, and is held against it.
+fn example(text: &str) -> String {
+    let mut out = String::new();
+    let mut console = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            console = line == "```console";
+        } else if console && !line.starts_with("$ ") {
+            continue;
+        }
+        out.extend([line, "\n"]);
+        let Some(command) = line.strip_prefix("$ ").filter(|_| console) else { continue };
+        if let Some(file) = command.strip_prefix("cat ") {
+            out.push_str(&fs::read_to_string(format!("{ROOT}/{file}")).expect("file"));
+            continue;
+        }
+        let (command, file) = command.split_once(" > ").map_or((command, None), |(command, file)| (command, Some(file)));
+        let (_, printed, said) = run(command.strip_prefix("azure-proxy-agent ").expect("our commands only"));
+        out.push_str(&said);
+        match file.map(|file| format!("{ROOT}/{file}")) {
+            None => out.push_str(&printed),
+            Some(file) if std::env::var_os("BLESS").is_some() => fs::write(file, printed).expect("write"),
+            Some(file) => assert_eq!(printed, fs::read_to_string(&file).expect("file"), "{file}"),
+        }
+    }
+    out
+}
+
+#[test]
+fn the_worked_example_is_what_happens() {
+    let path = Path::new(ROOT).join("docs/rules-worked-example.md");
+    let expected = fs::read_to_string(&path).expect("file");
+    let found = example(&expected);
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, &found).expect("write");
+    } else {
+        assert_eq!(found, expected, "{}", path.display());
+    }
+}

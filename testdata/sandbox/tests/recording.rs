@@ -1,7 +1,7 @@
 //! A machine's day in miniature: cloud-init boots it, the guest agent polls, an application fetches tokens, a monitoring agent looks
 //! around, a person tries things. Its audit log is what rules are learned from, and the rules are enforced while the day is had again.
 //!
-//! `RECORD=1` writes the log to `testdata/recording/day.jsonl`, from which the worked example of `docs/` is made. This test needs root.
+//! `RECORD=1` writes the logs to `testdata/recording/`, of which the worked example of `docs/` is made. This test needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is the report")]
 
@@ -76,15 +76,32 @@ fn furnish(sandbox: &Sandbox, machine: &Machine) {
 }
 
 /// Runs a client to its end.
-fn run(mut command: Command) -> String {
+fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", text(&output));
     text(&output)
 }
 
+fn user(name: &str) -> User {
+    USERS.iter().find(|(_, known)| *known == name).map(|(uid, _)| User::new(*uid, *uid, &[])).unwrap()
+}
+
+/// One of the files that the worked example shows.
+fn example(name: &str) -> PathBuf {
+    source("../recording").join(name)
+}
+
+/// Keeps lines for the worked example, if that is wanted: of one daemon.
+fn record(world: &World, lines: &[Value], name: &str) {
+    if world.runtime == Runtime::Smol && std::env::var_os("RECORD").is_some() {
+        let log = fs::read_to_string(world.sandbox.log_folder().join("audit.jsonl")).unwrap();
+        let wanted = |line: &&str| lines.contains(&serde_json::from_str(line).unwrap());
+        fs::write(example(name), log.lines().filter(wanted).map(|line| line.to_owned() + "\n").collect::<String>()).unwrap();
+    }
+}
+
 /// The day. What a person tries comes last: it is not what the machine is for.
 fn day(world: &World, machine: &Machine, number: usize) {
-    let user = |name: &str| USERS.iter().find(|(_, known)| *known == name).map(|(uid, _)| User::new(*uid, *uid, &[])).unwrap();
     let mut boot = world.client(&root(), "/usr/bin/python3");
     let directory = world.sandbox.directory().join(format!("cloud-init-{number}"));
     let path = directory.join("bin");
@@ -92,11 +109,11 @@ fn day(world: &World, machine: &Machine, number: usize) {
     std::os::unix::fs::symlink(world.runtime.binary(), path.join("azure-proxy-agent")).unwrap();
     boot.arg("/usr/local/sbin/cloud-init").arg(&directory).arg("true");
     boot.env_clear().env("PATH", &path).env("PYTHONPATH", &machine.cloud_init).env("PYTHONDONTWRITEBYTECODE", "1");
-    assert!(run(boot).contains("result=success|agent=Cloud-Init/"));
+    assert!(run(&mut boot).contains("result=success|agent=Cloud-Init/"));
     let waagent = |what: &str| {
         let mut command = world.client(&root(), "/usr/bin/python3");
         command.args(["-u", "/usr/local/sbin/waagent", "-run-exthandlers", what]);
-        run(command);
+        run(&mut command);
     };
     waagent("start");
     for hour in 0..HOURS {
@@ -109,27 +126,31 @@ fn day(world: &World, machine: &Machine, number: usize) {
         if hour == 0 {
             shop.arg("http://169.254.169.254/metadata/instance/compute?api-version=2021-02-01");
         }
-        run(shop);
+        run(&mut shop);
         let mut telegraf = world.client(&user("telegraf"), "/usr/bin/curl");
         telegraf.args(["-sS", "-m", "60", "--fail"]).args(METADATA).args(["-o", "/dev/null", "-o", "/dev/null"]);
         telegraf.arg("http://169.254.169.254/metadata/instance/compute/vmId?api-version=2021-02-01&format=text");
         telegraf.arg("http://169.254.169.254/metadata/instance/network?api-version=2021-02-01");
-        run(telegraf);
+        run(&mut telegraf);
         if hour % 3 == 0 {
             let mut telegraf = world.client(&user("telegraf"), "/usr/bin/curl");
             telegraf.args(["-sS", "-m", "60", "--fail"]).args(METADATA).arg(format!("{TOKEN}https%3A%2F%2Fmonitor.azure.com%2F"));
-            run(telegraf);
+            run(&mut telegraf);
         }
     }
-    // She may look, and is refused at the WireServer, whatever rules say; her typing error is answered with 404 when it gets through.
+    alice(world);
+}
+
+/// A person looks around, with a typing error, and where only root may look.
+fn alice(world: &World) {
     for url in [
         "http://169.254.169.254/metadata/instance?api-version=2021-02-01",
         "http://169.254.169.254/metadata/instnace?api-version=2021-02-01",
         "http://168.63.129.16/machine?comp=goalstate",
     ] {
-        let mut alice = world.client(&user("alice"), "/usr/bin/curl");
-        alice.args(["-sS", "-m", "60", "-o", "/dev/null"]).args(METADATA).arg(url);
-        run(alice);
+        let mut curl = world.client(&user("alice"), "/usr/bin/curl");
+        curl.args(["-sS", "-m", "60", "-o", "/dev/null"]).args(METADATA).arg(url);
+        run(&mut curl);
     }
 }
 
@@ -155,11 +176,8 @@ fn what_was_learned_from_a_day_lets_the_day_happen_again(runtime: Runtime) {
         world.audit_lines(1, |line| line["userName"] == "alice" && line["port"] == 80 && line["ip"] == "168.63.129.16");
     assert_eq!((&recorded[0]["decision"], &recorded[0]["reason"]), (&json!("deny"), &json!("elevation")));
     let lines = world.audit().len();
+    record(&world, &world.audit(), "day.jsonl");
     let log = world.sandbox.log_folder().join("audit.jsonl");
-    if runtime == Runtime::Smol && std::env::var_os("RECORD").is_some() {
-        let kept = source("../recording/day.jsonl");
-        fs::copy(&log, kept).unwrap();
-    }
 
     let out = world.sandbox.directory().join("learned");
     let report = rules_learn(&world, &log, &out);
@@ -173,4 +191,16 @@ fn what_was_learned_from_a_day_lets_the_day_happen_again(runtime: Runtime) {
     let denied: Vec<&Value> = again.iter().filter(|line| line["decision"] != "allow").collect();
     assert!(matches!(denied[..], [one] if one["reason"] == "elevation"), "{denied:#?}");
     assert!(again.iter().all(|line| line["rule"].is_null() || line["rule"]["mode"] == "enforce"), "{again:#?}");
+
+    // What the owner of the worked example made of it.
+    let edited: Value = serde_json::from_slice(&fs::read(example("imds-enforced.json")).unwrap()).unwrap();
+    set(&world, json!({"imds": edited, "wireserver": document("wireserver.json")}));
+    let mut shop = world.client(&user("shop"), "/opt/shop/bin/shop");
+    run(shop.arg(format!("{TOKEN}https%3A%2F%2Fvault.azure.net")));
+    alice(&world);
+    let third = world.audit_lines(2 * lines + 4, |_| true).split_off(2 * lines);
+    let decided: Vec<(&str, &str)> =
+        third.iter().map(|line| (line["userName"].as_str().unwrap(), line["decision"].as_str().unwrap())).collect();
+    assert_eq!(decided, [("shop", "allow"), ("alice", "deny"), ("alice", "deny"), ("alice", "deny")]);
+    record(&world, &third, "enforced.jsonl");
 }

@@ -46,7 +46,7 @@ pub fn compare(old: &Document, new: &Document, destination: Destination) -> Diff
         }
     }
     if !changes.is_empty() {
-        if callers.len() > 2 {
+        if changes.iter().any(|change| change.allowed) && changes.iter().any(|change| !change.allowed) {
             notes.push("a caller who is several of these may have from one what another loses".into());
         }
         if regions.iter().any(|region| !region.constraints.is_empty()) {

@@ -71,7 +71,8 @@ fn run(given: &Given, io: &mut Io<'_>) -> Result<u8, Failure> {
         return Ok(0);
     }
     let width = BAR.min(io.term.width.unwrap_or(80) / 4);
-    let utf8 = is_utf8(&|name| std::env::var(name).ok());
+    // What goes into a file may be read anywhere.
+    let utf8 = io.term.width.is_some() && is_utf8(&|name| std::env::var(name).ok());
     let most = kinds.first().map_or(0, |(_, count)| count.requests);
     let titles: Vec<String> = by.iter().map(|by| by.word().to_uppercase()).collect();
     let columns = [("REQUESTS", Align::Right), ("", Align::Left), ("DENIED", Align::Right)];
