@@ -141,11 +141,11 @@ fn day(world: &World, machine: &Machine, number: usize) {
     alice(world);
 }
 
-/// A person looks around, with a typing error, and where only root may look.
+/// A person looks around: at what is there, what is not, and where only root may look.
 fn alice(world: &World) {
     for url in [
         "http://169.254.169.254/metadata/instance?api-version=2021-02-01",
-        "http://169.254.169.254/metadata/instnace?api-version=2021-02-01",
+        "http://169.254.169.254/metadata/secrets?api-version=2021-02-01",
         "http://168.63.129.16/machine?comp=goalstate",
     ] {
         let mut curl = world.client(&user("alice"), "/usr/bin/curl");

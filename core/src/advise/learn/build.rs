@@ -105,8 +105,8 @@ impl Builder<'_> {
         let mut taken = Taken::default();
         let mut privileges = BTreeMap::new();
         // The shorter path first: it gets the shorter name.
-        let whats: BTreeSet<&What> = rules.keys().map(|(_, what)| what).collect();
-        for what in whats {
+        let distinct: BTreeSet<&What> = rules.keys().map(|(_, what)| what).collect();
+        for what in distinct {
             let wish = self.origin(what).map_or("privilege", |origin| origin.name.as_str());
             privileges.insert(what.clone(), taken.name(wish));
         }

@@ -23,7 +23,11 @@ pub(super) static TOOL: Tool = Tool {
             Opt::value("from", "<file>", "Files of the audit log, - for standard input; more may follow").repeated(),
             Opt::value("since", "<time>", "Only requests since then: 1h, 2d, or a time in UTC such as 2026-11-22T08:15"),
             Opt::value("user", "<name>", "Only requests of that account"),
-            Opt::value("dest", "<endpoint>", "Only requests to imds, wireserver or hostga"),
+            Opt::value(
+                "dest",
+                "<endpoint>",
+                "Only the document of imds, wireserver (with what the host plug-in\nis asked for, which has the same one) or hostga",
+            ),
             Opt::value("min-count", "<n>", "Leave out rules that fewer requests support [default: 1]"),
             Opt::flag("denied", "Learn also what rules denied in mode enforce"),
             Opt::flag("merge-users", "One identity for a program, whoever runs it"),
