@@ -57,7 +57,7 @@ complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l from -r -F -d 'Files of the audit log, - for standard input; more may follow'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l since -x -d 'Only requests since then: 1h, 2d, or a time in UTC such as 2026-11-22T08:15'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l user -x -d 'Only requests of that account'
-complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l dest -x -d 'Only requests to imds, wireserver or hostga'
+complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l dest -x -d 'Only the document of imds, wireserver (with what the host plug-in is asked for, which has the same one) or hostga'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l min-count -x -d 'Leave out rules that fewer requests support [default: 1]'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l denied -d 'Learn also what rules denied in mode enforce'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l merge-users -d 'One identity for a program, whoever runs it'

@@ -256,7 +256,7 @@ pub fn host_plugin(method: &str, target: &Target) -> Reply {
         .header("ETag", "\"1\""),
         ("PUT", "/vmAgentLog" | "/status") => Reply::new(200, "text/plain", &b""[..]),
         ("GET" | "HEAD", "/versions") => Reply::json(200, &json!(["2015-09-01"])),
-        ("GET" | "HEAD", "/health") => Reply::new(200, "text/plain", &b""[..]),
+        ("GET" | "HEAD" | "POST", "/health") => Reply::new(200, "text/plain", &b""[..]),
         ("GET" | "HEAD", "/extensionArtifact") => Reply::new(200, "application/octet-stream", &b"artifact"[..]),
         _ => Reply::new(404, "text/plain", &b"unknown service"[..]),
     }

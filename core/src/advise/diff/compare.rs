@@ -267,6 +267,7 @@ fn representative(identity: &Identity, destination: Destination) -> Result<Repre
                         .map_or_else(|| path.as_str().into(), |path| [path.as_bytes(), b"\xFF"].concat().into()),
                 )
             }),
+            ..OnDemand::default()
         },
     };
     Ok(Representative { label: if said.is_empty() { "everyone".to_owned() } else { said.join(", ") }, selectors, claims })
