@@ -59,6 +59,7 @@ soak: root ## Both daemons killed, upgraded, and given every fault, ten minutes 
 bench: root ## CPU per request and memory, against a relay, nginx and HAProxy (root); BENCH=--quick for a short one
 	@.ci/install build bench
 	$(CARGO) build --release --locked -p runtime-smol -p runtime-blocking -p sandbox --bins
+	$(CARGO) build --release --locked -p azure-proxy-agent-core --example rules_bench
 	testdata/bench/bench --before previous $(BENCH)
 
 lint: ## Format and clippy

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed expectation is the report")]
 
+use azure_proxy_agent_core::authz::{Request, Scratch, explain};
 use azure_proxy_agent_core::conn::{IOV, ProxyConn};
 use azure_proxy_agent_core::effect::{ConnAnswer, ConnEffect, Cx, RecordKind, Recv, RequestCounter, Side};
 use azure_proxy_agent_core::identity::{Destination, Peer};
@@ -13,7 +14,7 @@ use azure_proxy_agent_core::report;
 use azure_proxy_agent_core::time::{Mono, Now, Wall};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::IoSlice;
+use std::io::{IoSlice, Write as _};
 use std::sync::Arc;
 
 /// The system's allocator, which counts how often this thread asks it for memory.
@@ -186,4 +187,53 @@ fn a_warm_chunked_post_of_1_kb_allocates_nothing() {
     request.resize(request.len() + 1024, b'x');
     request.extend_from_slice(b"\r\n0\r\n\r\n");
     allocations_of_warm_requests(&request);
+}
+
+/// Decisions by a thousand privileges and by all kinds of selectors, and what is said of them in a line that has room.
+#[test]
+fn a_warm_decision_and_its_explanation_allocate_nothing_r34() {
+    let list = |n: usize, f: &dyn Fn(usize) -> String| (0..n).map(f).collect::<Vec<_>>().join(",");
+    let privileges = list(1_000, &|n| format!(r#"{{"name":"p{n}","path":"/a/b{n}","queryParameters":{{"x":"{n}"}}}}"#));
+    let names = list(1_000, &|n| format!("\"p{n}\""));
+    let hash = "ab".repeat(32);
+    let identity = |n: usize| match n % 8 {
+        0 => format!(r#"{{"name":"i{n}","userName":"u{n}"}}"#),
+        1 => format!(r#"{{"name":"i{n}","groupName":"g{n}"}}"#),
+        2 => format!(r#"{{"name":"i{n}","exePath":"/bin/{n}"}}"#),
+        3 => format!(r#"{{"name":"i{n}","processName":"x{n}"}}"#),
+        4 => format!(r#"{{"name":"i{n}","uid":{n}}}"#),
+        5 => format!(r#"{{"name":"i{n}","gid":{n}}}"#),
+        6 => format!(r#"{{"name":"i{n}","cgroupPath":"/s{n}/*"}}"#),
+        _ => format!(r#"{{"name":"i{n}","exeSha256":"{hash}","cgroupPath":"/a.slice/*"}}"#),
+    };
+    let (identities, whose) = (list(100, &identity), list(100, &|n| format!("\"i{n}\"")));
+    let document = format!(
+        r#"{{"rules":{{"imds":{{"defaultAccess":"deny","mode":"enforce","id":"x","rules":{{"privileges":[{privileges}],
+        "roles":[{{"name":"r","privileges":[{names}]}}],"identities":[{identities}],
+        "roleAssignments":[{{"role":"r","identities":[{whose}]}}]}}}}}}}}"#
+    );
+    let policy = PolicySpec::parse("alloc", &document, 1).unwrap().policy;
+    let claims = |more: &str| {
+        let json = format!(r#"{{"userId":100000,"groupId":100000,"userName":"alice","processFullPath":"/usr/bin/curl"{more}}}"#);
+        ClaimsSpec::parse("c", &json).unwrap().claims
+    };
+    let member = claims(&format!(r#","exeSha256":"{hash}","cgroupPath":"/a.slice/b.service""#));
+    let stranger = claims(r#","cgroupPath":"/a.slice/b.service""#);
+    let (mut scratch, mut line) = (Scratch::new(), Vec::with_capacity(4096));
+    for round in 0..3 {
+        for n in 0..1_000 {
+            let target = format!("/A/%62{n}/c?x={n}&y=%20");
+            for (claims, forwards) in [(&member, true), (&stranger, false)] {
+                let request = Request { method: b"GET", target: target.as_bytes() };
+                let before = COUNT.get();
+                let told = explain(&policy.rules, policy.epoch, Destination::Imds.addr(), claims, request, &mut scratch);
+                line.clear();
+                serde_json::to_writer(&mut line, &told).unwrap();
+                write!(line, "{told}").unwrap();
+                let allocations = COUNT.get() - before;
+                assert_eq!(told.decision().forwards(), forwards, "{told}");
+                assert!(round == 0 || allocations == 0, "{allocations} allocations: {told}");
+            }
+        }
+    }
 }

@@ -64,7 +64,7 @@ pub struct Rules {
     pub(super) privileges: Box<[CompiledPrivilege]>,
     pub(super) identities: Box<[CompiledIdentity]>,
     pub(super) grants: Box<[Grant]>,
-    /// Ascending by name. Only for explanations.
+    /// Ascending by name.
     pub(super) roles: Box<[CompiledRole]>,
     pub(super) index: Index,
 }
@@ -79,14 +79,21 @@ pub(super) struct CompiledRole {
     pub(super) name: Box<str>,
     /// Whom, and by which of the document's role assignments (the first one); ascending by identity.
     members: Box<[(IdentityId, u32)]>,
+    assigned: Assigned,
 }
 
-/// The roles that a privilege is in, and whoever has one of them.
+/// The roles that a privilege is in.
 #[derive(Debug, Clone)]
 pub(super) struct Grant {
     roles: Box<[RoleId]>,
-    pub(super) assigned: Assigned,
+    /// Whoever has one of them, where asking one role after the other would take long.
+    merged: Option<Assigned>,
 }
+
+/// Up to so many roles of a privilege are asked one after the other.
+const FEW_ROLES: usize = 4;
+/// What is merged is bounded by what the document says: so many times the members of all its roles.
+const MERGED: usize = 4;
 
 /// A privilege in canonical form.
 #[derive(Debug, Clone)]
@@ -208,12 +215,30 @@ impl Rules {
         self.identities.get(id.0 as usize).map(|identity| &*identity.name)
     }
 
+    /// The caller's identity that has a privilege, if there is one.
+    pub(super) fn holder(&self, privilege: &CompiledPrivilege, claims: &Claims) -> Option<IdentityId> {
+        let grant = self.grants.get(privilege.grant)?;
+        match &grant.merged {
+            Some(assigned) => assigned.find(&self.identities, claims),
+            None => self.roles_of(grant).find_map(|role| role.assigned.find(&self.identities, claims)),
+        }
+    }
+
+    /// All identities that have a privilege.
+    pub(super) fn holders(&self, privilege: &CompiledPrivilege) -> BTreeSet<IdentityId> {
+        let grant = self.grants.get(privilege.grant);
+        grant.into_iter().flat_map(|grant| self.roles_of(grant)).flat_map(|role| &role.members).map(|(id, _)| *id).collect()
+    }
+
+    fn roles_of(&self, grant: &Grant) -> impl Iterator<Item = &CompiledRole> {
+        grant.roles.iter().filter_map(|role| self.roles.get(role.0 as usize))
+    }
+
     /// By which role an identity has a privilege, and by which of the document's role assignments, counted from 0. Of several the first
     /// role by name, and the first of its assignments.
     pub(super) fn role(&self, privilege: PrivilegeId, identity: IdentityId) -> Option<(&str, u32)> {
         let grant = self.grants.get(self.privileges.get(privilege.0 as usize)?.grant)?;
-        grant.roles.iter().find_map(|role| {
-            let role = self.roles.get(role.0 as usize)?;
+        self.roles_of(grant).find_map(|role| {
             let at = role.members.binary_search_by_key(&identity, |(member, _)| *member).ok()?;
             role.members.get(at).map(|(_, assignment)| (&*role.name, *assignment))
         })
@@ -307,8 +332,13 @@ fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
     let roles: Vec<CompiledRole> = roles
         .into_keys()
         .zip(members)
-        .map(|(name, members)| CompiledRole { name: name.into(), members: members.into_iter().collect() })
+        .map(|(name, members)| {
+            let ids: Vec<IdentityId> = members.keys().copied().collect();
+            let assigned = Assigned::new(&ids, &identities);
+            CompiledRole { name: name.into(), members: members.into_iter().collect(), assigned }
+        })
         .collect();
+    let mut room = MERGED * roles.iter().map(|role| role.members.len()).sum::<usize>();
 
     let mut grants = Vec::new();
     let mut shared: BTreeMap<BTreeSet<RoleId>, usize> = BTreeMap::new();
@@ -320,9 +350,10 @@ fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
                 // A privilege without identities stays: it locks its path.
                 let in_roles = privilege_roles.remove(name).unwrap_or_default();
                 let grant = *shared.entry(in_roles).or_insert_with_key(|in_roles| {
-                    let members = in_roles.iter().filter_map(|role| roles.get(role.0 as usize)).flat_map(|role| &role.members);
-                    let ids = members.map(|(identity, _)| *identity).collect();
-                    grants.push(Grant { roles: in_roles.iter().copied().collect(), assigned: Assigned::new(&ids, &identities) });
+                    grants.push(Grant {
+                        roles: in_roles.iter().copied().collect(),
+                        merged: merge(in_roles, &roles, &identities, &mut room),
+                    });
                     grants.len() - 1
                 });
                 compiled.push(CompiledPrivilege { name: name.into(), path, constraints, grant });
@@ -334,6 +365,19 @@ fn compile_lists(lists: &Lists<'_>, findings: &mut Vec<Finding>) -> Compiled {
         }
     }
     Compiled { privileges: if faulty { Err(Faulty) } else { Ok(compiled) }, identities, grants, roles }
+}
+
+/// One set of all members of many roles, if there is room for it.
+fn merge(ids: &BTreeSet<RoleId>, roles: &[CompiledRole], identities: &[CompiledIdentity], room: &mut usize) -> Option<Assigned> {
+    let of = || ids.iter().filter_map(|id| roles.get(id.0 as usize));
+    let members: usize = of().map(|role| role.members.len()).sum();
+    if ids.len() <= FEW_ROLES || members > *room {
+        return None;
+    }
+    *room -= members;
+    let members: BTreeSet<IdentityId> = of().flat_map(|role| &role.members).map(|(identity, _)| *identity).collect();
+    let members: Vec<IdentityId> = members.into_iter().collect();
+    Some(Assigned::new(&members, identities))
 }
 
 type Canonical = (Box<[u8]>, Box<[Constraint]>);

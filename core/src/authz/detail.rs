@@ -72,15 +72,13 @@ impl Rules {
         let matches = ids.into_iter().filter_map(|id| self.privileges.get(id.0 as usize)).map(|privilege| {
             let has_only = |name: &[u8], value: &[u8]| request.query().has_only(name, value);
             let conflicts = parameters(privilege, &request, has_only);
-            let grant = self.grants.get(privilege.grant);
-            let is_theirs = grant.and_then(|grant| grant.assigned.find(&self.identities, claims)).is_some();
-            let mut identities: Vec<Compared<'_>> = grant
-                .iter()
-                .flat_map(|grant| grant.assigned.identities())
+            let is_theirs = self.holder(privilege, claims).is_some();
+            let identities: Vec<Compared<'_>> = self
+                .holders(privilege)
+                .into_iter()
                 .filter_map(|id| self.identities.get(id.0 as usize))
                 .map(|identity| Compared { identity: IdentityView::new(identity), differs: identity.selectors.differing(claims) })
                 .collect();
-            identities.sort_by_key(|compared| compared.identity.name());
             Match { privilege: PrivilegeView::new(privilege), grants: is_theirs && conflicts.is_empty(), conflicts, identities }
         });
         Ok(matches.collect())

@@ -129,9 +129,8 @@ impl Serialize for Assignments<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let rules = self.0;
         serializer.collect_map(rules.privileges.iter().filter_map(|privilege| {
-            let grant = rules.grants.get(privilege.grant)?;
-            let mut names: Vec<&str> = grant.assigned.identities().filter_map(|id| rules.identity_name(id)).collect();
-            names.sort_unstable();
+            // Numbered by name.
+            let names: Vec<&str> = rules.holders(privilege).into_iter().filter_map(|id| rules.identity_name(id)).collect();
             (!names.is_empty()).then_some((&privilege.name, names))
         }))
     }

@@ -17,8 +17,7 @@ impl Rules {
         }
         let mut denial = None;
         let verdict = self.index.matching(&self.privileges, &request, |id, privilege| {
-            let grant = self.grants.get(privilege.grant);
-            let Some(identity) = grant.and_then(|grant| grant.assigned.find(&self.identities, claims)) else {
+            let Some(identity) = self.holder(privilege, claims) else {
                 // What the caller could have changed is the better explanation.
                 if !matches!(denial, Some(Denial::ConflictingValues(_))) {
                     denial = Some(Denial::NotAssigned(id));

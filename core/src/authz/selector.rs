@@ -8,7 +8,7 @@ use core::cmp::Ordering;
 use core::fmt;
 use core::iter::once;
 use serde::{Serialize, Serializer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The selectors of an identity; an absent one is not checked. Compared on bytes, exactly.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -82,7 +82,7 @@ impl Cgroup {
 
 impl fmt::Display for Cgroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", if self.below { format!("{}/*", self.path) } else { self.path.to_string() })
+        write!(f, "\"{}{}\"", self.path.escape_debug(), if self.below { "/*" } else { "" })
     }
 }
 
@@ -158,30 +158,42 @@ impl Selectors {
             }
     }
 
-    /// What an identity may be looked up by: each selector, or nothing if there is none.
-    fn keys(&self) -> impl Iterator<Item = Key<'_>> {
-        fn key(selector: &Option<Box<str>>) -> Option<&[u8]> {
-            selector.as_ref().map(|text| text.as_bytes())
+    /// What an identity is looked up by under a rank; `None` if it has no such selector.
+    fn key(&self, rank: u8) -> Option<Key<'_>> {
+        fn text(selector: Option<&str>) -> Option<&[u8]> {
+            selector.map(str::as_bytes)
         }
-        let Self { user, group, exe, process, uid, gid, exe_sha256, cgroup_path } = self;
-        let keys = [
-            key(user).map(Key::User),
-            key(group).map(Key::Group),
-            key(exe).map(Key::Exe),
-            key(process).map(Key::Process),
-            uid.map(Key::Uid),
-            gid.map(Key::Gid),
-            exe_sha256.as_ref().map(|hash| match hash {
-                Readable::Good(hash) => Key::ExeHash(hash),
-                Readable::Faulty(_) => Key::Nobody,
-            }),
-            cgroup_path.as_ref().map(|cgroup| match cgroup {
-                Readable::Good(cgroup) => cgroup.key(),
-                Readable::Faulty(_) => Key::Nobody,
-            }),
-        ];
-        let anyone = keys.iter().all(Option::is_none).then_some(Key::Anyone);
-        keys.into_iter().chain(once(anyone)).flatten()
+        match rank {
+            Key::USER => text(self.user.as_deref()).map(Key::User),
+            Key::GROUP => text(self.group.as_deref()).map(Key::Group),
+            Key::PROCESS => text(self.process.as_deref()).map(Key::Process),
+            Key::EXE => text(self.exe.as_deref()).map(Key::Exe),
+            Key::UID => self.uid.map(Key::Uid),
+            Key::GID => self.gid.map(Key::Gid),
+            Key::EXE_HASH => match &self.exe_sha256 {
+                Some(Readable::Good(hash)) => Some(Key::ExeHash(hash)),
+                Some(Readable::Faulty(_)) | None => None,
+            },
+            Key::CGROUP | Key::CGROUP_BELOW => match &self.cgroup_path {
+                Some(Readable::Good(cgroup)) => Some(cgroup.key()).filter(|key| key.rank() == rank),
+                Some(Readable::Faulty(_)) | None => None,
+            },
+            Key::ANYONE => Some(Key::Anyone),
+            _ => Some(Key::Nobody),
+        }
+    }
+
+    /// What an identity may be looked up by: each selector, or nothing if there is none. Nobody looks for one that is nobody.
+    fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let special = if self.faults().next().is_some() {
+            Some(Key::Nobody)
+        } else if (0..Key::ANYONE).all(|rank| self.key(rank).is_none()) {
+            Some(Key::Anyone)
+        } else {
+            None
+        };
+        let ranks = if special.is_some() { 0..0 } else { 0..Key::ANYONE };
+        special.into_iter().chain(ranks.filter_map(|rank| self.key(rank)))
     }
 }
 
@@ -268,24 +280,37 @@ impl PartialEq for Key<'_> {
 impl Eq for Key<'_> {}
 
 impl Key<'_> {
+    const USER: u8 = 0;
+    const GROUP: u8 = 1;
+    const PROCESS: u8 = 2;
+    const EXE: u8 = 3;
+    const UID: u8 = 4;
+    const GID: u8 = 5;
+    const EXE_HASH: u8 = 6;
+    const CGROUP: u8 = 7;
+    const CGROUP_BELOW: u8 = 8;
+    /// Behind all selectors.
+    const ANYONE: u8 = 9;
+    const NOBODY: u8 = 10;
+
     const fn rank(self) -> u8 {
         match self {
-            Self::User(_) => 0,
-            Self::Group(_) => 1,
-            Self::Process(_) => 2,
-            Self::Exe(_) => 3,
-            Self::Uid(_) => 4,
-            Self::Gid(_) => 5,
-            Self::ExeHash(_) => 6,
-            Self::Cgroup(_) => 7,
-            Self::CgroupBelow(_) => 8,
-            Self::Anyone => 9,
-            Self::Nobody => 10,
+            Self::User(_) => Self::USER,
+            Self::Group(_) => Self::GROUP,
+            Self::Process(_) => Self::PROCESS,
+            Self::Exe(_) => Self::EXE,
+            Self::Uid(_) => Self::UID,
+            Self::Gid(_) => Self::GID,
+            Self::ExeHash(_) => Self::EXE_HASH,
+            Self::Cgroup(_) => Self::CGROUP,
+            Self::CgroupBelow(_) => Self::CGROUP_BELOW,
+            Self::Anyone => Self::ANYONE,
+            Self::Nobody => Self::NOBODY,
         }
     }
 }
 
-/// A set of identities that privileges have in common, each under the one of its selectors that is rarest in the set: finding
+/// A set of identities that have something in common, each under the one of its selectors that is rarest in the set: finding
 /// the caller's costs a few binary searches, however many there are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Assigned {
@@ -295,38 +320,37 @@ pub(super) struct Assigned {
     ranks: u16,
 }
 
-/// An identity, and which of its [`Selectors::keys`] it stands under.
+/// An identity, and the rank of that of its [`Selectors::keys`] which it stands under.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     identity: IdentityId,
-    key: u8,
+    rank: u8,
 }
 
 impl Entry {
     fn key<'i>(&self, identities: &'i [CompiledIdentity]) -> Key<'i> {
         let selectors = identities.get(self.identity.0 as usize).map(|identity| &identity.selectors);
-        selectors.and_then(|selectors| selectors.keys().nth(self.key.into())).unwrap_or(Key::Anyone)
+        selectors.and_then(|selectors| selectors.key(self.rank)).unwrap_or(Key::Nobody)
     }
 }
 
 impl Assigned {
-    pub(super) fn new(ids: &BTreeSet<IdentityId>, identities: &[CompiledIdentity]) -> Self {
-        let keys = |id: &IdentityId| identities.get(id.0 as usize).into_iter().flat_map(|identity| identity.selectors.keys());
+    /// Of these, each once.
+    pub(super) fn new(ids: &[IdentityId], identities: &[CompiledIdentity]) -> Self {
+        let selectors = |id: &IdentityId| identities.get(id.0 as usize).map(|identity| &identity.selectors);
         let mut frequency: BTreeMap<Key<'_>, usize> = BTreeMap::new();
-        for key in ids.iter().flat_map(keys) {
-            *frequency.entry(key).or_default() += 1;
+        // Of one there is no rarest.
+        if ids.len() > 1 {
+            for key in ids.iter().filter_map(selectors).flat_map(Selectors::keys) {
+                *frequency.entry(key).or_default() += 1;
+            }
         }
-        let rarest = |id: &IdentityId| (0u8..).zip(keys(id)).min_by_key(|(_, key)| frequency.get(key).copied());
-        let mut entries: Box<[Entry]> =
-            ids.iter().map(|id| Entry { identity: *id, key: rarest(id).map_or(0, |(at, _)| at) }).collect();
+        let rarest = |id: &IdentityId| selectors(id).and_then(|s| s.keys().min_by_key(|key| frequency.get(key).copied()));
+        let entry = |id: &IdentityId| Entry { identity: *id, rank: rarest(id).map_or(Key::NOBODY, Key::rank) };
+        let mut entries: Box<[Entry]> = ids.iter().map(entry).collect();
         entries.sort_by(|a, b| a.key(identities).cmp(&b.key(identities)));
-        let ranks = entries.iter().fold(0, |ranks, entry| ranks | 1 << entry.key(identities).rank());
+        let ranks = entries.iter().fold(0, |ranks, entry| ranks | 1 << entry.rank);
         Self { entries, ranks }
-    }
-
-    /// All of them, in no order.
-    pub(super) fn identities(&self) -> impl Iterator<Item = IdentityId> {
-        self.entries.iter().map(|entry| entry.identity)
     }
 
     /// The first identity that is the caller's.
