@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 mod client;
+mod signing;
 mod table;
 
 use client::{Client, Failure};
@@ -41,6 +42,7 @@ Examples:
   azure-proxy-agent-pool token create web7 --role register --pool production
   azure-proxy-agent-pool job submit production --task CheckHealth@1.0.0 --wait 60
   azure-proxy-agent-pool agent update production --all
+  azure-proxy-agent-pool release sign agent.deb --release-version 0.2.0 --key release.key
 
 Exit codes: 0 done, 1 refused or failed (a job that was waited for), 2 wrong call, 3 no controller or no
 permission, 4 still waiting when --wait ended.";
@@ -238,6 +240,23 @@ pub enum ReleaseCommand {
         /// Which version.
         version: String,
     },
+    /// Make a key that releases are signed with, and print its public half, for the updaters' configuration. Needs no controller.
+    Keygen {
+        /// The file to make (Ed25519, PKCS#8).
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// Print the signature of a package. Needs no controller: sign where the key is safe.
+    Sign {
+        /// The package file.
+        file: PathBuf,
+        /// Its version, as it will be published.
+        #[arg(long = "release-version")]
+        version: String,
+        /// The file that keygen made.
+        #[arg(long)]
+        key: PathBuf,
+    },
 }
 
 /// Commands about tasks and features.
@@ -305,7 +324,13 @@ pub fn run(cli: &Cli) -> ExitCode {
         clap_complete::generate(*shell, &mut command, "azure-proxy-agent-pool", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    let done = Client::new(&cli.server, cli.token_file.as_deref()).and_then(|client| command(&client, cli));
+    let done = match &cli.command {
+        Command::Release(ReleaseCommand::Keygen { key }) => signing::keygen(key).and_then(|done| print(&done, cli)),
+        Command::Release(ReleaseCommand::Sign { file, version, key }) => {
+            signing::sign(file, version, key).and_then(|done| print(&done, cli))
+        }
+        _ => Client::new(&cli.server, cli.token_file.as_deref()).and_then(|client| command(&client, cli)),
+    };
     match done {
         Ok(code) => code,
         Err(failure) => {
@@ -328,7 +353,11 @@ fn command(client: &Client, cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Catalog(command) => catalog(client, command)?,
         Command::Token(command) => token(client, command)?,
     };
-    let text = if cli.json { format!("{}\n", done.value) } else { done.text };
+    print(&done, cli)
+}
+
+fn print(done: &Done, cli: &Cli) -> Result<ExitCode, Failure> {
+    let text = if cli.json { format!("{}\n", done.value) } else { done.text.clone() };
     // Whoever reads no further has read enough.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(done.code)
@@ -619,6 +648,8 @@ fn release(client: &Client, command: &ReleaseCommand) -> Result<Done, Failure> {
                 client.send("DELETE", &at(pool, &format!("/releases/{}", client::segment(version))), &Value::Null, None)?;
             Done::new(value, format!("{version} is withdrawn\n"))
         }
+        ReleaseCommand::Keygen { key } => signing::keygen(key)?,
+        ReleaseCommand::Sign { file, version, key } => signing::sign(file, version, key)?,
     })
 }
 

@@ -88,6 +88,14 @@ pub struct Release {
     pub published: Millis,
 }
 
+impl Release {
+    /// What its signature is over: three lines, so that a signature of one version is none of another.
+    #[must_use]
+    pub fn signed_text(version: &Version, sha256: &str) -> String {
+        format!("azure-proxy-agent release\n{version}\n{sha256}\n")
+    }
+}
+
 /// Longest name of a task, feature, agent or pool, in bytes.
 pub const LONGEST_NAME: usize = 100;
 
