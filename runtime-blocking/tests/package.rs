@@ -1,0 +1,133 @@
+//! What the packages install (files.md sections 9 and 10): the units, and where `debian/stage` puts what, with which modes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    // One that is not there has nothing of what is looked for in it.
+    fs::read_to_string(root().join(path)).unwrap_or_default()
+}
+
+/// Every value of a setting, of all its lines.
+fn setting(unit: &str, name: &str) -> Vec<String> {
+    let values = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    values.flat_map(|value| value.split_whitespace().map(str::to_owned)).collect()
+}
+
+fn service() -> String {
+    read("debian/units/azure-proxy-agent.service")
+}
+
+#[test]
+fn fs90_fs91_fs92_fs93_the_service_is_up_early_and_always() {
+    let unit = service();
+    assert_eq!(setting(&unit, "WantedBy"), ["multi-user.target"]);
+    assert_eq!(setting(&unit, "DefaultDependencies"), ["no"]);
+    assert!(setting(&unit, "After").contains(&"local-fs.target".into()));
+    for target in ["network-pre.target", "shutdown.target"] {
+        assert!(setting(&unit, "Before").contains(&target.into()), "{target}");
+    }
+    assert_eq!(setting(&unit, "Conflicts"), ["shutdown.target"]);
+    // Ours: it says when it listens, instead of counting as started at once.
+    assert_eq!(setting(&unit, "Type"), ["notify"]);
+    assert_eq!(setting(&unit, "ExecStart"), ["/usr/sbin/azure-proxy-agent"]);
+    assert_eq!(setting(&unit, "Restart"), ["always"]);
+    assert_eq!(setting(&unit, "RestartSec"), ["5"]);
+}
+
+/// FS-94, FS-95, FS-97, FS-98; home directories can be read, not hidden: a program counts only if the agent sees the same file there.
+#[test]
+fn fs94_fs95_fs97_fs98_the_service_is_shut_in() {
+    let unit = service();
+    for (name, value) in [
+        ("LogsDirectory", "azure-proxy-agent"),
+        ("StateDirectory", "azure-proxy-agent"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "read-only"),
+        ("NoNewPrivileges", "yes"),
+        ("RestrictNamespaces", "yes"),
+        ("ProtectClock", "yes"),
+        ("ProtectHostname", "yes"),
+        ("RestrictSUIDSGID", "yes"),
+        ("DevicePolicy", "closed"),
+        ("IPAddressDeny", "any"),
+    ] {
+        assert_eq!(setting(&unit, name), [value], "{name}");
+    }
+    assert_eq!(setting(&unit, "DeviceAllow"), ["/dev/console", "w"]);
+    assert_eq!(setting(&unit, "IPAddressAllow"), ["127.0.0.1", "168.63.129.16", "169.254.169.254"]);
+}
+
+#[test]
+fn fs96_fs99_the_service_may_little() {
+    let unit = service();
+    let capabilities = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"];
+    assert_eq!(setting(&unit, "CapabilityBoundingSet"), capabilities);
+    // What is listed begins with this group, which has none of those that FS-99 forbids but @resources.
+    let calls = setting(&unit, "SystemCallFilter");
+    assert_eq!(calls.first().map(String::as_str), Some("@system-service"));
+    for denied in ["~@privileged", "@resources"] {
+        assert!(calls.iter().any(|word| word == denied), "{denied}");
+    }
+    assert_eq!(calls.last().map(String::as_str), Some("bpf"));
+}
+
+#[test]
+fn fs110_to_fs114_fs118_files_and_modes_whatever_the_umask() {
+    let place = std::env::temp_dir().join(format!("agent-package-{}", std::process::id()));
+    let built = place.join("built");
+    fs::create_dir_all(built.join("build/redirect-ebpf-1/out")).expect("made");
+    for file in ["azure-proxy-agent", "azure-proxy-agent-minimal", "build/redirect-ebpf-1/out/redirect.bpf.o"] {
+        fs::write(built.join(file), file).expect("written");
+    }
+    for (runtime, umask, extras) in [("smol", "000", true), ("smol", "077", true), ("minimal", "077", false)] {
+        let to = place.join(format!("{runtime}-{umask}"));
+        let script = root().join("debian/stage");
+        let command = format!("umask {umask}; exec '{}' {runtime} '{}' '{}'", script.display(), built.display(), to.display());
+        assert!(Command::new("sh").args(["-c", &command]).status().expect("ran").success(), "{command}");
+        for (path, mode, there) in [
+            ("usr/sbin/azure-proxy-agent", 0o755, true),
+            ("etc/azure/proxy-agent.json", 0o644, true),
+            ("usr/lib/azure-proxy-agent/ebpf_cgroup.o", 0o644, extras),
+            ("usr/lib/systemd/system/azure-proxy-agent.service", 0o644, true),
+            ("usr/lib/systemd/system/azure-proxy-agent.socket", 0o644, true),
+            ("usr/share/man/man8/azure-proxy-agent.8", 0o644, extras),
+            ("usr/lib/azure-proxy-agent", 0o755, extras),
+            ("etc/azure", 0o755, true),
+        ] {
+            let found = fs::metadata(to.join(path)).ok().map(|m| m.permissions().mode() & 0o7777);
+            assert_eq!(found, there.then_some(mode), "{runtime}, umask {umask}: {path}");
+        }
+    }
+    fs::remove_dir_all(&place).expect("removed");
+}
+
+#[test]
+fn fs115_name_version_and_architectures() {
+    let version = read("debian/changelog");
+    assert!(version.starts_with(&format!("azure-proxy-agent ({}-0) ", env!("CARGO_PKG_VERSION"))), "{version}");
+    let control = read("debian/control");
+    assert!(control.contains("\nPackage: azure-proxy-agent\nArchitecture: amd64 arm64\n"));
+    assert!(control.contains("\nPackage: azure-proxy-agent-minimal\nArchitecture: amd64 arm64\n"));
+}
+
+/// The rest of it is done, not said: `debian/check-install`, `debian/tests/purge`.
+#[test]
+fn fs116_fs117_both_packages_have_the_same_scripts_about_the_same_units() {
+    let rules = read("debian/rules");
+    for unit in ["azure-proxy-agent.service", "azure-proxy-agent.socket"] {
+        assert!(rules.lines().any(|line| line.trim_start().starts_with("dh_installsystemd") && line.ends_with(unit)), "{unit}");
+        assert!(root().join("debian/units").join(unit).exists(), "{unit}");
+    }
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
+        let full = read(&format!("debian/azure-proxy-agent.{script}"));
+        assert!(full.contains("#DEBHELPER#"), "{script}");
+        assert_eq!(full, read(&format!("debian/azure-proxy-agent-minimal.{script}")), "{script}");
+    }
+}
