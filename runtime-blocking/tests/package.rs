@@ -25,7 +25,7 @@ fn service() -> String {
 }
 
 #[test]
-fn fs90_fs91_fs92_fs93_the_service_is_up_early_and_always() {
+fn fs90_to_fs93_cli32_the_service_is_up_early_and_always() {
     let unit = service();
     assert_eq!(setting(&unit, "WantedBy"), ["multi-user.target"]);
     assert_eq!(setting(&unit, "DefaultDependencies"), ["no"]);
@@ -41,13 +41,15 @@ fn fs90_fs91_fs92_fs93_the_service_is_up_early_and_always() {
     assert_eq!(setting(&unit, "RestartSec"), ["5"]);
 }
 
-/// FS-94, FS-95, FS-97, FS-98; home directories can be read, not hidden: a program counts only if the agent sees the same file there.
+/// FS-23, FS-26, FS-94, FS-95, FS-97, FS-98; home directories can be read, not hidden: a program counts only if the agent sees the same file there.
 #[test]
 fn fs94_fs95_fs97_fs98_the_service_is_shut_in() {
     let unit = service();
     for (name, value) in [
         ("LogsDirectory", "azure-proxy-agent"),
+        ("LogsDirectoryMode", "0755"),
         ("StateDirectory", "azure-proxy-agent"),
+        ("StateDirectoryMode", "0755"),
         ("ProtectSystem", "strict"),
         ("ProtectHome", "read-only"),
         ("NoNewPrivileges", "yes"),
@@ -117,12 +119,16 @@ fn fs115_name_version_and_architectures() {
     assert!(control.contains("\nPackage: azure-proxy-agent-minimal\nArchitecture: amd64 arm64\n"));
 }
 
-/// The rest of it is done, not said: `debian/check-install`, `debian/tests/purge`.
+/// FS-116, FS-117, S-66, CLI-34. The rest of it is done, not said: `debian/check-install`, `debian/tests/purge`.
 #[test]
-fn fs116_fs117_both_packages_have_the_same_scripts_about_the_same_units() {
+fn fs116_fs117_s66_cli34_both_packages_have_the_same_scripts_about_the_same_units() {
     let rules = read("debian/rules");
     for unit in ["azure-proxy-agent.service", "azure-proxy-agent.socket"] {
-        assert!(rules.lines().any(|line| line.trim_start().starts_with("dh_installsystemd") && line.ends_with(unit)), "{unit}");
+        // Which unmasks, enables and starts, and stops before removal, unless it is told otherwise.
+        let calls: Vec<_> =
+            rules.lines().map(str::trim).filter(|l| l.starts_with("dh_installsystemd") && l.ends_with(unit)).collect();
+        assert_eq!(calls.len(), 1, "{unit}");
+        assert!(calls.iter().all(|call| !call.contains("--no-enable") && !call.contains("--no-start")), "{calls:?}");
         assert!(root().join("debian/units").join(unit).exists(), "{unit}");
     }
     for script in ["preinst", "postinst", "prerm", "postrm"] {
