@@ -11,6 +11,8 @@ mod crowd;
 mod documents;
 #[path = "policies/programs.rs"]
 mod programs;
+#[path = "policies/selectors.rs"]
+mod selectors;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

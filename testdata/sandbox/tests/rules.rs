@@ -69,6 +69,7 @@ fn variants_of_a_target_get_the_decision_of_what_they_mean(runtime: Runtime) {
     let passed = |caller: &Caller, to: &str, target: &str| {
         let answer = caller.ask(to, get(target));
         assert!(answer.is_marked(), "{target}: {answer:?}");
+        assert_eq!(world.seen_by_target(target), 1, "R-168: the host gets {target} as it was written");
     };
     for target in
         ["/metadata/instance", "/metadata/instance/compute?api-version=2021-02-01", "/Metadata/INSTANCE", "/metadata/./instance"]
