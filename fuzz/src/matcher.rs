@@ -217,6 +217,7 @@ fn caller(choices: &mut Choices<'_>) -> Claims {
         on_demand: OnDemand {
             exe_hash: fact(choices, hash),
             cgroup_path: fact(choices, |choices| RawText::from(*choices.of(&CGROUPS[..7]))),
+            ..OnDemand::default()
         },
         ..claims("alice")
     }
