@@ -164,7 +164,7 @@ mod tests {
             (r#"{"install": ["dpkg"]}"#, "{package}"),
             (r#"{"restart": []}"#, "at least one word"),
             (r#"{"capabilities": {"a b": "c"}}"#, "capabilities: "),
-            (r#"{"instal": ["x"]}"#, "unknown field"),
+            (r#"{"installs": ["x"]}"#, "unknown field"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

@@ -272,9 +272,8 @@ enum Piecemeal {
 
 /// Whether another package manager holds the lock: then nothing was touched.
 fn is_busy(said: &Said) -> bool {
-    ["frontend lock", "lock-frontend", "dpkg/lock", "status database lock", "database is locked", ".rpm.lock"]
-        .iter()
-        .any(|words| said.err.contains(words))
+    // dpkg says "dpkg frontend lock was locked by another process", of the database, too; older ones "status database is locked by …"; rpm names its lock.
+    [" lock was locked", "is locked by another process", ".rpm.lock"].iter().any(|words| said.err.contains(words))
 }
 
 /// SHA-256 of a file, lower-case hexadecimal.
@@ -287,5 +286,24 @@ pub(crate) fn sha256(path: &Path) -> io::Result<String> {
             0 => return Ok(hex(context.finish().as_ref())),
             n => context.update(buffer.get(..n).unwrap_or_default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Said, is_busy};
+
+    /// What dpkg 1.21 said while another process held its locks.
+    #[test]
+    fn a_package_manager_that_is_busy_is_told_from_one_that_fails() {
+        let said = |err: &str| Said { code: Some(2), out: String::new(), err: err.into() };
+        for busy in [
+            "dpkg: error: dpkg frontend lock was locked by another process with pid 30199\nNote: removing the lock file is always wrong",
+            "dpkg: error: dpkg database lock was locked by another process with pid 30199",
+            "dpkg: error: dpkg status database is locked by another process",
+        ] {
+            assert!(is_busy(&said(busy)), "{busy}");
+        }
+        assert!(!is_busy(&said("dpkg: error processing package x (--install): cannot access archive")));
     }
 }
