@@ -5,13 +5,19 @@ _azure_proxy_agent() {
         case ${COMP_WORDS[1]} in
         rules|audit)
             command=${COMP_WORDS[1]}
-            if ((COMP_CWORD > 2)) && [[ ${COMP_WORDS[2]} != -* ]]; then
-                command+=" ${COMP_WORDS[2]}"
-            fi
+            case "$command ${COMP_WORDS[2]}" in
+            'rules check'|'rules explain'|'rules test'|'rules learn'|'rules diff'|'audit top')
+                ((COMP_CWORD > 2)) && command+=" ${COMP_WORDS[2]}"
+                ;;
+            esac
             ;;
         esac
     fi
     case $previous in
+    --dest)
+        mapfile -t COMPREPLY < <(compgen -W "imds wireserver hostga" -- "$current")
+        return
+        ;;
     --against|--cgroup|--config|--exe|--file|--from|--local|--program|--rules|-l|-r)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         compopt -o filenames 2>/dev/null

@@ -23,7 +23,7 @@ complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -l remote -d 'They are documents of the host [default: those with a mode]'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -l machine -d 'They are for this machine: look whether its users, groups and programs are there'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -l strict -d 'Warnings are findings, too'
-complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -l allow -x -d 'Say nothing of that kind: it is meant so'
+complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -l allow -x -d 'Say nothing of that kind: it is meant so; may be repeated'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -l json -d 'For programs: JSON'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from check' -s h -l help -d 'Print this text'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from explain' -F
@@ -61,7 +61,7 @@ complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l min-count -x -d 'Leave out rules that fewer requests support [default: 1]'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l denied -d 'Learn also what rules denied in mode enforce'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l merge-users -d 'One identity for a program, whoever runs it'
-complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l keep -x -d 'Hold that query parameter, too, to the values that were seen'
+complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l keep -x -d 'Hold that query parameter, too, to the values that were seen; may be repeated'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l mode -x -d 'Mode of the document: audit or enforce [default: audit]'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l default -x -d 'What happens to all else: deny or allow [default: deny]'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -l id -x -d 'Id of the document [default: learned-<endpoint>]'
@@ -72,7 +72,7 @@ complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from learn' -s h -l help -d 'Print this text'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -F
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -l dest -x -d 'Whose documents they are: imds, wireserver or hostga [default: what the names of the files say]'
-complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -l against -r -F -d 'Tell which requests of this audit log it would affect'
+complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -l against -r -F -d 'Tell which requests of this audit log it would affect; may be repeated'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -l json -d 'For programs: JSON'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -s h -l help -d 'Print this text'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -a top -d 'sums up who calls what'

@@ -38,7 +38,7 @@ pub(super) static TOOL: Tool = Tool {
             Opt::flag("remote", "They are documents of the host [default: those with a mode]"),
             Opt::flag("machine", "They are for this machine: look whether its users, groups and programs\nare there"),
             Opt::flag("strict", "Warnings are findings, too"),
-            Opt::value("allow", "<code>", "Say nothing of that kind: it is meant so").repeated(),
+            Opt::value("allow", "<code>", "Say nothing of that kind: it is meant so; may be repeated").repeated(),
             JSON,
         ],
         details: "\

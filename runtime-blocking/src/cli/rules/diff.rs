@@ -28,7 +28,7 @@ pub(super) static TOOL: Tool = Tool {
                 "<endpoint>",
                 "Whose documents they are: imds, wireserver or hostga\n[default: what the names of the files say]",
             ),
-            Opt::value("against", "<file>", "Tell which requests of this audit log it would affect").repeated(),
+            Opt::value("against", "<file>", "Tell which requests of this audit log it would affect; may be\nrepeated").repeated(),
             JSON,
         ],
         details: "\

@@ -31,7 +31,8 @@ pub(super) static TOOL: Tool = Tool {
             Opt::value("min-count", "<n>", "Leave out rules that fewer requests support [default: 1]"),
             Opt::flag("denied", "Learn also what rules denied in mode enforce"),
             Opt::flag("merge-users", "One identity for a program, whoever runs it"),
-            Opt::value("keep", "<parameter>", "Hold that query parameter, too, to the values that were seen").repeated(),
+            Opt::value("keep", "<parameter>", "Hold that query parameter, too, to the values that were seen; may be\nrepeated")
+                .repeated(),
             Opt::value("mode", "<mode>", "Mode of the document: audit or enforce [default: audit]"),
             Opt::value("default", "<access>", "What happens to all else: deny or allow [default: deny]"),
             Opt::value("id", "<text>", "Id of the document [default: learned-<endpoint>]"),
