@@ -76,7 +76,7 @@ complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -l json -d 'For programs: JSON'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from rules; and __fish_seen_subcommand_from diff' -s h -l help -d 'Print this text'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -a top -d 'sums up who calls what'
-complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -s f -l follow -d 'Go on with what is written from now on, also after the log is rolled'
+complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -s f -l follow -d 'Go on with what is written from now on, also after the log is rolled; a file that is not there yet is waited for'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -l user -x -d 'Only requests of that account (name or id)'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -l program -r -F -d 'Only requests of that program (path, or its last component)'
 complete -c azure-proxy-agent -n '__fish_seen_subcommand_from audit; and not __fish_seen_subcommand_from top' -l dest -x -d 'Only requests to imds, wireserver or hostga'

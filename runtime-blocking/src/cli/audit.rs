@@ -48,7 +48,7 @@ static SHOW: Tool = Tool {
         usage: "[OPTIONS] [FILE...]",
         operands: (0, usize::MAX),
         options: &[
-            Opt::flag("follow", "Go on with what is written from now on, also after the log is rolled").short('f'),
+            Opt::flag("follow", "Go on with what is written from now on, also after the log is rolled;\na file that is not there yet is waited for").short('f'),
             USER,
             PROGRAM,
             DEST,
