@@ -1,5 +1,6 @@
 //! JSON that is one line to everybody. JSON allows more characters inside strings than a terminal or a reader of lines takes for
-//! text: DEL, the control characters U+0080 to U+009F (one of them begins a terminal's command), the separators U+2028 and U+2029.
+//! text: DEL, the control characters U+0080 to U+009F (one of them begins a terminal's command), the separators U+2028 and U+2029, and
+//! the controls that reorder text (a user could be called `root` for whoever reads a learned document, and be somebody else).
 //! Here they are escaped like the others (PX-114, SEC-F2).
 
 pub(crate) mod place;
@@ -159,7 +160,10 @@ fn escaped(rest: &[u8]) -> Option<(usize, u16)> {
     match *rest {
         [0x7f, ..] => Some((1, 0x7f)),
         [0xc2, second @ 0x80..=0x9f, ..] => Some((2, u16::from(second))),
-        [0xe2, 0x80, third @ 0xa8..=0xa9, ..] => Some((3, 0x2000 | u16::from(third & 0x3f))),
+        // Separators; and what reorders the text around it for who reads it.
+        [0xe2, 0x80, third @ (0x8e..=0x8f | 0xa8..=0xae), ..] => Some((3, 0x2000 | u16::from(third & 0x3f))),
+        [0xe2, 0x81, third @ 0xa6..=0xa9, ..] => Some((3, 0x2040 | u16::from(third & 0x3f))),
+        [0xd8, 0x9c, ..] => Some((2, 0x061c)),
         _ => None,
     }
 }
@@ -249,7 +253,7 @@ mod tests {
             assert!(
                 line.contains("\\u007f\\u0080")
                     && line.contains("\\u009f\u{a0}")
-                    && line.contains("\u{2027}\\u2028\\u2029\u{202a}")
+                    && line.contains("\u{2027}\\u2028\\u2029\\u202a")
             );
             assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
         }

@@ -34,15 +34,18 @@ pub struct Diff {
     pub mode: Option<(&'static str, &'static str)>,
     /// What would be decided otherwise when both are enforced.
     pub changes: Vec<Change>,
+    /// There is more to compare than was compared.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub incomplete: bool,
     /// What the comparison cannot tell.
     pub notes: Vec<String>,
 }
 
 impl Diff {
-    /// Whether both documents mean the same.
+    /// Whether both documents mean the same, as far as anybody can tell.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.mode.is_none() && self.changes.is_empty()
+        self.mode.is_none() && self.changes.is_empty() && !self.incomplete
     }
 }
 

@@ -15,6 +15,16 @@ pub fn document(document: &impl Serialize) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
+/// A value as JSON of several lines, with a final line feed, in which a terminal obeys nothing.
+#[must_use]
+pub fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Likewise.
+    let _ = json::append_pretty(&mut out, value);
+    out.push(b'\n');
+    out
+}
+
 /// Breaks the outer containers over lines, and keeps the inner ones on one.
 struct Readable {
     /// Of the container that is being written.
@@ -110,5 +120,17 @@ mod tests {
         let expected = "{\n  \"a\": {\n    \"empty\": [],\n    \"list\": [\n      {\"b\": [1, 2], \"c\": \"\\u009b\"},\n      {}\n    ]\n  },\n  \"d\": {}\n}\n";
         assert_eq!(super::document(&value), expected);
         assert_eq!(serde_json::from_str::<serde_json::Value>(expected).unwrap(), value);
+    }
+
+    /// SEC-07: names are chosen by whoever makes a file or an account.
+    #[test]
+    fn sec07_neither_terminal_nor_reader_is_misled() {
+        let name = "\u{9b}2J\u{7f}\u{202e}toor\u{2066}\u{2069}\u{200f}\u{61c}\u{2028}é";
+        let escaped = r"\u009b2J\u007f\u202etoor\u2066\u2069\u200f\u061c\u2028é";
+        let value = json!({"userName": name});
+        for text in [super::document(&value), String::from_utf8(super::pretty(&value)).unwrap()] {
+            assert!(text.contains(&format!(": \"{escaped}\"")), "{text}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        }
     }
 }

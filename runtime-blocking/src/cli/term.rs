@@ -72,8 +72,10 @@ impl<T: fmt::Display> fmt::Display for Painted<T> {
 pub(super) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        // Bidirectional controls reorder what is read.
-        if c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}') {
+        // Bidirectional controls reorder what is read; some terminals begin a line at a separator.
+        if c.is_control()
+            || matches!(c, '\u{61C}' | '\u{2028}' | '\u{2029}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+        {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -168,7 +170,7 @@ mod tests {
     /// SEC-07
     #[test]
     fn sec07_a_terminal_obeys_nothing_from_outside() {
-        assert_eq!(clean("a\x1b[2J\n\u{9b}b\u{202E}é"), "a\\u{1b}[2J\\n\\u{9b}b\\u{202e}é");
+        assert_eq!(clean("a\x1b[2J\n\u{9b}b\u{202E}\u{61c}\u{2028}é"), "a\\u{1b}[2J\\n\\u{9b}b\\u{202e}\\u{61c}\\u{2028}é");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::args::{Given, Spec, Stop};
 use super::term::Term;
 use super::usage::UsageError;
 use crate::config::suggest::closest;
+use azure_proxy_agent_core::advise::layout;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -96,8 +97,7 @@ impl Io<'_> {
 
     /// A value as JSON of several lines.
     pub(super) fn json(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
-        serde_json::to_writer_pretty(&mut *self.out, value).map_err(io::Error::from)?;
-        Ok(self.out.write_all(b"\n")?)
+        Ok(self.out.write_all(&layout::pretty(value))?)
     }
 }
 

@@ -9,6 +9,8 @@ use super::{
 
 /// No more than so many are put before the documents; what is beyond is said.
 const MOST: usize = 4_000_000;
+/// No more regions than so many are looked for where others overlap.
+const MOST_REGIONS: usize = 100_000;
 /// No more than so many exceptions are told of a change.
 const EXCEPTIONS: usize = 4;
 
@@ -21,19 +23,22 @@ pub fn compare(old: &Document, new: &Document, destination: Destination) -> Diff
         .into_iter()
         .flat_map(|(which, side)| side.findings.iter().map(move |finding| format!("{which} document: {finding}")))
         .collect();
-    let mut regions = regions(&sides);
+    let (mut regions, mut incomplete) = regions(&sides);
     let callers = callers(&sides, destination, &mut notes);
     if regions.len().saturating_mul(callers.len()) > MOST {
         regions.truncate((MOST / callers.len()).max(1));
+        incomplete = true;
+    }
+    if incomplete {
         notes.push(format!("the documents are too large to compare all: only the first {} places were looked at", regions.len()));
     }
     let seen = look(&sides, destination, &regions, &callers);
+    let order = Order::of(&regions, &callers);
     let mut changes = Vec::new();
     for allowed in [true, false] {
-        let changed: Vec<&Seen> = seen.iter().filter(|s| s.after.is_ok() == allowed && s.before.is_ok() != allowed).collect();
-        let kept = widest(&changed, &regions, &callers);
-        for point in kept {
-            let except = exceptions(point, allowed, &seen, &regions, &callers);
+        let changed = seen.iter().filter(|s| s.after.is_ok() == allowed && s.before.is_ok() != allowed);
+        for point in order.widest(changed) {
+            let except = exceptions(point, allowed, &seen, &order, &regions, &callers);
             let (Some(region), Some(caller)) = (regions.get(point.region), callers.get(point.caller)) else { continue };
             changes.push(Change {
                 allowed,
@@ -54,7 +59,7 @@ pub fn compare(old: &Document, new: &Document, destination: Destination) -> Diff
         }
     }
     let [old, new] = sides.map(|side| side.mode);
-    Diff { destination: destination.name(), mode: (old != new).then(|| (old.word(), new.word())), changes, notes }
+    Diff { destination: destination.name(), mode: (old != new).then(|| (old.word(), new.word())), changes, incomplete, notes }
 }
 
 struct Side<'a> {
@@ -151,8 +156,8 @@ fn encode(text: &str, out: &mut String) {
     }
 }
 
-/// All regions of both documents, where two of them overlap, and one that none of them names.
-fn regions(sides: &[Side<'_>; 2]) -> Vec<Region> {
+/// All regions of both documents, where two of them overlap, and one that none of them names; and whether there are more.
+fn regions(sides: &[Side<'_>; 2]) -> (Vec<Region>, bool) {
     let mut named: BTreeMap<Vec<String>, BTreeSet<BTreeMap<String, String>>> = BTreeMap::new();
     for privilege in sides.iter().flat_map(|side| side.rules.privileges()) {
         let segments = privilege.path().split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
@@ -160,10 +165,18 @@ fn regions(sides: &[Side<'_>; 2]) -> Vec<Region> {
         named.entry(segments).or_default().insert(constraints);
     }
     let mut all = BTreeSet::new();
+    // Each at once: what comes later, and may be left out, is where they overlap.
+    for (segments, own) in &named {
+        all.extend(own.iter().map(|own| Region { segments: segments.clone(), constraints: own.clone(), rest: false }));
+    }
+    let most = MOST_REGIONS.max(all.len());
     for (segments, own) in &named {
         for length in 0..=segments.len() {
             for outer in segments.get(..length).and_then(|prefix| named.get(prefix)).into_iter().flatten() {
                 for inner in own {
+                    if all.len() > most {
+                        break;
+                    }
                     // Both at once, if no parameter would need two values.
                     if outer.iter().all(|(name, value)| inner.get(name).is_none_or(|other| other == value)) {
                         let constraints = outer.iter().chain(inner).map(|(n, v)| (n.clone(), v.clone())).collect();
@@ -175,10 +188,11 @@ fn regions(sides: &[Side<'_>; 2]) -> Vec<Region> {
     }
     let free = (0..).map(|n| format!("unlisted{n}")).find(|name| !named.keys().any(|path| path.first() == Some(name)));
     let rest = Region { segments: free.into_iter().collect(), constraints: BTreeMap::new(), rest: true };
+    let incomplete = all.len() > most;
     // What is wider comes first.
     let mut all: Vec<Region> = std::iter::once(rest).chain(all).collect();
     all.sort_by_key(|region| (!region.rest, region.segments.len(), region.constraints.len()));
-    all
+    (all, incomplete)
 }
 
 /// A caller who is one identity, or none, and nothing more.
@@ -301,29 +315,106 @@ fn look(sides: &[Side<'_>; 2], destination: Destination, regions: &[Region], cal
     seen
 }
 
-/// Whether one contains the other.
-fn contains(outer: &Seen, inner: &Seen, regions: &[Region], callers: &[Representative]) -> bool {
-    let region = regions.get(outer.region).zip(regions.get(inner.region)).is_some_and(|(outer, inner)| outer.covers(inner));
-    let caller = |(outer, inner): (&Representative, &Representative)| outer.selectors.is_subset(&inner.selectors);
-    region && callers.get(outer.caller).zip(callers.get(inner.caller)).is_some_and(caller)
+/// Which regions and callers contain which, each itself among them. Found by what could contain it, not by comparing each with each:
+/// that would take hours for documents of a few thousand rules.
+struct Order {
+    /// What each region lies in.
+    regions_around: Vec<Vec<usize>>,
+    /// Whom each caller is one of.
+    callers_around: Vec<Vec<usize>>,
+    /// What lies in each region.
+    regions_inside: Vec<Vec<usize>>,
+    /// Who is like each caller, and more.
+    callers_inside: Vec<Vec<usize>>,
 }
 
-/// Those that no other contains. They come with the wider ones of one kind first.
-fn widest<'s>(changed: &[&'s Seen], regions: &[Region], callers: &[Representative]) -> Vec<&'s Seen> {
-    let mut kept: Vec<&Seen> = Vec::new();
-    for point in changed {
-        if !kept.iter().any(|outer| contains(outer, point, regions, callers)) {
-            kept.push(point);
+/// Segments and constraints of a region.
+type Place<'r> = (&'r [String], Vec<(&'r String, &'r String)>);
+
+/// A set of more than so many is compared with each other one: it has too many subsets.
+const FEW: usize = 8;
+
+/// All subsets of a few; what comes out has the order of what goes in.
+fn subsets<T: Copy>(of: &[T]) -> impl Iterator<Item = Vec<T>> {
+    (0..1_usize << of.len()).map(|bits| of.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, t)| *t).collect())
+}
+
+impl Order {
+    fn of(regions: &[Region], callers: &[Representative]) -> Self {
+        let by_place: BTreeMap<Place<'_>, usize> = (0..)
+            .zip(regions)
+            .filter(|(_, region)| !region.rest)
+            .map(|(at, region)| ((&*region.segments, region.constraints.iter().collect()), at))
+            .collect();
+        let regions_around = regions.iter().enumerate().map(|(own, region)| {
+            let constraints: Vec<(&String, &String)> = region.constraints.iter().collect();
+            if region.rest {
+                return vec![own];
+            }
+            if constraints.len() > FEW {
+                return regions.iter().enumerate().filter(|(_, outer)| outer.covers(region)).map(|(at, _)| at).collect();
+            }
+            let rest = regions.iter().take(1).position(|first| first.rest);
+            let prefixes = (0..=region.segments.len()).filter_map(|length| region.segments.get(..length));
+            let places = prefixes.flat_map(|prefix| subsets(&constraints).map(move |subset| (prefix, subset)));
+            rest.into_iter().chain(places.filter_map(|place| by_place.get(&place).copied())).collect()
+        });
+        let by_selectors: BTreeMap<Vec<&(&'static str, String)>, usize> =
+            (0..).zip(callers).map(|(at, caller)| (caller.selectors.iter().collect(), at)).collect();
+        let callers_around = callers.iter().map(|caller| {
+            let selectors: Vec<&(&'static str, String)> = caller.selectors.iter().collect();
+            subsets(&selectors).filter_map(|subset| by_selectors.get(&subset).copied()).collect()
+        });
+        let (regions_around, callers_around): (Vec<_>, Vec<_>) = (regions_around.collect(), callers_around.collect());
+        let (regions_inside, callers_inside) = (inverted(&regions_around), inverted(&callers_around));
+        Self { regions_around, callers_around, regions_inside, callers_inside }
+    }
+
+    /// Those that no other contains. They come with the wider ones of one kind first.
+    fn widest<'s>(&self, changed: impl Iterator<Item = &'s Seen>) -> Vec<&'s Seen> {
+        let mut met = BTreeSet::new();
+        let mut kept: Vec<&Seen> = Vec::new();
+        for point in changed {
+            let regions = self.regions_around.get(point.region).into_iter().flatten();
+            let callers = || self.callers_around.get(point.caller).into_iter().flatten();
+            if !regions.flat_map(|region| callers().map(move |caller| (*region, *caller))).any(|outer| met.contains(&outer)) {
+                met.insert((point.region, point.caller));
+                kept.push(point);
+            }
+        }
+        kept
+    }
+
+    /// What lies in a point, in the order in which it was seen.
+    fn inside<'s>(&self, point: &Seen, seen: &'s [Seen]) -> impl Iterator<Item = &'s Seen> {
+        let callers = self.callers_around.len();
+        let regions = self.regions_inside.get(point.region).into_iter().flatten();
+        let whose = self.callers_inside.get(point.caller).map_or(&[][..], Vec::as_slice);
+        regions.flat_map(move |region| whose.iter().filter_map(move |caller| seen.get(region * callers + caller)))
+    }
+}
+
+/// Who is around whom, as who has whom inside.
+fn inverted(around: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut inside = vec![Vec::new(); around.len()];
+    for (inner, outer) in around.iter().enumerate().flat_map(|(inner, around)| around.iter().map(move |outer| (inner, *outer))) {
+        if let Some(inside) = inside.get_mut(outer) {
+            inside.push(inner);
         }
     }
-    kept
+    inside
 }
 
 /// Where, inside of a change, it remains denied (or allowed) what elsewhere is allowed (or denied) newly.
-fn exceptions(change: &Seen, allowed: bool, seen: &[Seen], regions: &[Region], callers: &[Representative]) -> Vec<String> {
-    let inside: Vec<&Seen> =
-        seen.iter().filter(|point| point.after.is_ok() != allowed && contains(change, point, regions, callers)).collect();
-    let all = widest(&inside, regions, callers);
+fn exceptions(
+    change: &Seen,
+    allowed: bool,
+    seen: &[Seen],
+    order: &Order,
+    regions: &[Region],
+    callers: &[Representative],
+) -> Vec<String> {
+    let all = order.widest(order.inside(change, seen).filter(|point| point.after.is_ok() != allowed));
     let mut told: Vec<String> = all
         .iter()
         .take(EXCEPTIONS)

@@ -55,7 +55,9 @@ impl Builder<'_> {
             let rival = |(who, what): &(Who, What)| {
                 let overlap = who.covers(&key.0) || key.0.covers(who);
                 let short = what.segments.len().min(key.1.segments.len());
-                overlap && what.segments.get(..short) == key.1.segments.get(..short)
+                // No request has two values where each rule wants its own: tokens for a thousand audiences are no rivals.
+                let agree = |(name, value)| key.1.constraints.get(name).is_none_or(|other: &String| other == value);
+                overlap && what.segments.get(..short) == key.1.segments.get(..short) && what.constraints.iter().all(agree)
             };
             if !rules.keys().any(|other| *other != key && rival(other)) {
                 continue;

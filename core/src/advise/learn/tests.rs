@@ -255,6 +255,18 @@ fn what_is_wider_than_the_recording_says_so() {
     );
 }
 
+/// Whoever may ask can ask for as many as he likes.
+#[test]
+fn many_audiences_of_one_path_are_no_rivals_of_each_other() {
+    let urls: Vec<String> = (0..300)
+        .map(|n| format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://r{n}.example/"))
+        .collect();
+    let asks: Vec<(Caller, (&str, u16), &str)> = urls.iter().map(|url| (ALICE, IMDS, url.as_str())).collect();
+    let lesson = learn(&asked(&asks), &Options::default());
+    let learned = one(&lesson);
+    assert_eq!((rules(learned)["privileges"].as_array().unwrap().len(), learned.missed), (300, 0));
+}
+
 #[test]
 fn options_choose_what_is_learned_and_how_it_is_written() {
     let recording = asked(&[
