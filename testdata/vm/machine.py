@@ -74,7 +74,11 @@ class Machine:
                 time.sleep(0.02)
             ask("cont")
         else:
-            self.hello(180)
+            try:
+                self.hello(300)
+            except Gone as e:
+                end = self.console.read_text(errors="replace")[-3000:] if self.console.exists() else ""
+                raise Gone(f"{e}; the end of its console:\n{end}") from None
 
     def _connect(self, name, seconds=30):
         end = time.monotonic() + seconds
