@@ -47,7 +47,7 @@ class Machine:
         overlay = self.dir / "root.qcow2"
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below.resolve(), "-F", kind, overlay], check=True)
         words = f"""
-            -accel tcg,thread=multi -cpu max -smp {self.cpus} -m {self.memory} -nodefaults -no-user-config -nic none -display none
+            -accel tcg,thread=multi -cpu qemu64 -smp {self.cpus} -m {self.memory} -nodefaults -no-user-config -nic none -display none
             -rtc clock=vm -device virtio-rng-pci -device virtio-serial
             -drive file={overlay},if=virtio,cache=unsafe -drive file={self.payload},if=virtio,format=raw,readonly=on
             -chardev socket,id=driver,path={self.dir}/driver,server=on,wait=off -device virtserialport,chardev=driver,name=driver
@@ -55,7 +55,8 @@ class Machine:
             -kernel {self.kernel}/vmlinuz -initrd {self.kernel}/initrd
         """.split()
         # The agent's own limit of 15 % of a processor (FS-100) is set, and not enforced: an emulated processor is twenty times slower.
-        command = "cgroup_disable=cpu console=ttyS0 mitigations=off rcupdate.rcu_expedited=1 systemd.show_status=0"
+        # An emulated 6.12 sometimes crashes while it boots: then it boots again.
+        command = "panic=1 oops=panic cgroup_disable=cpu console=ttyS0 mitigations=off rcupdate.rcu_expedited=1 systemd.show_status=0"
         words += ["-chardev", f"socket,id=console,path={self.dir}/console,server=on,wait=off,logfile={self.console}"]
         words += ["-serial", "chardev:console"]
         if kept:
