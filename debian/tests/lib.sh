@@ -166,7 +166,7 @@ load_stop() {
     wait $load || fail "the clients failed: $(cat "$state/load.err")"
     say "load: $(cat "$state/load.json")"
     [ "$(json 'v["lost"]' <"$state/load.json")" = 0 ] || fail "requests were lost: $(cat "$state/load.json")"
-    [ "$(json 'v["served"] > 30' <"$state/load.json")" = True ] || fail "hardly anybody asked: $(cat "$state/load.json")"
+    [ "$(json 'v["served"] > 20' <"$state/load.json")" = True ] || fail "hardly anybody asked: $(cat "$state/load.json")"
     # Each signed, and each in the audit log once.
     [ "$(received 'sum("by=" in r["target"] and r["verified"] != "signed" for r in v)')" = 0 ] || fail "some reached the host unsigned"
     until_seconds 20 all_audited || fail "the audit log has $(by_load) of these requests"
