@@ -142,9 +142,11 @@ impl Selectors {
             Some(selector) => caller == Some(selector.as_bytes()),
             None => true,
         };
+        // The largest number is nobody's id for the kernel, and stands for an unknown one: equal to nothing, like all that is unknown.
+        let number = |selector: Option<u32>, caller: u32| selector.is_none_or(|id| id == caller && id != u32::MAX);
         text(&self.user, Some(claims.user_name.as_bytes()))
-            && self.uid.is_none_or(|uid| claims.user_id == uid)
-            && self.gid.is_none_or(|gid| claims.group_id == gid)
+            && number(self.uid, claims.user_id)
+            && number(self.gid, claims.group_id)
             && self.group.as_ref().is_none_or(|group| claims.in_group(group.as_bytes()))
             && self
                 .exe

@@ -467,6 +467,10 @@ fn own_selectors_compare_what_is_established_and_nothing_else_r33() {
     ] {
         assert_eq!(matches(identity.clone(), &alice), expected, "{identity}");
     }
+    let unknown = Claims { user_id: u32::MAX, group_id: u32::MAX, ..alice.clone() };
+    for identity in [json!({"uid": u32::MAX}), json!({"gid": u32::MAX})] {
+        assert!(!matches(identity.clone(), &unknown), "{identity}: the number of an unknown id is nobody's");
+    }
     // What is not established matches nothing; a hash of a file that somebody else's mounts show is not.
     for on_demand in
         [OnDemand::default(), OnDemand { exe_hash: Fact::Unknown, cgroup_path: Fact::Unknown, ..OnDemand::default() }]
