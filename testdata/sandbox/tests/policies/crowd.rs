@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -99,25 +99,37 @@ fn two_hundred_callers_of_five_identities_under_rules_that_change(runtime: Runti
         askers.iter_mut().for_each(|asker| asker.go(round));
         statuses.extend(askers.iter_mut().flat_map(|asker| asker.statuses(round)));
     };
-    // Round 0: the first set. Round 1: both, in turn, until all are answered. Round 2: the second.
+    // Round 0: the first set. Then rounds while both are set in turn, until one has begun after a change. The last round: the second set.
     round(0);
-    let over = AtomicBool::new(false);
+    let changes = AtomicUsize::new(0);
+    let enough = AtomicUsize::new(usize::MAX);
+    let mut rounds = 1;
     std::thread::scope(|scope| {
         let changing = scope.spawn(|| {
-            let mut changes = 0;
-            while !over.load(Ordering::Relaxed) || changes % 2 == 0 {
-                changes += 1;
-                set(&world, rules[changes % 2].clone());
+            let mut made = 0;
+            // The last change is one that no request has seen yet, and an odd one.
+            while made < enough.load(Ordering::SeqCst) || made % 2 == 0 {
+                made += 1;
+                set(&world, rules[made % 2].clone());
+                changes.store(made, Ordering::SeqCst);
             }
         });
-        round(1);
-        over.store(true, Ordering::Relaxed);
+        loop {
+            let before = changes.load(Ordering::SeqCst);
+            round(rounds);
+            rounds += 1;
+            if before > 0 || changing.is_finished() {
+                break;
+            }
+        }
+        enough.store(changes.load(Ordering::SeqCst) + 2, Ordering::SeqCst);
         changing.join().unwrap();
     });
-    round(2);
+    round(rounds);
     drop(askers);
-    let lines = world.audit_lines(1200, |line| line["url"] != "/test/echo?known");
-    assert_eq!(lines.len(), 1200, "one line per request");
+    let requests = 400 * (rounds + 1);
+    let lines = world.audit_lines(requests, |line| line["url"] != "/test/echo?known");
+    assert_eq!(lines.len(), requests, "one line per request");
     let mut epochs: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
     let mut allowed = BTreeSet::new();
     for line in &lines {
@@ -127,9 +139,9 @@ fn two_hundred_callers_of_five_identities_under_rules_that_change(runtime: Runti
         let who = &identities[identity];
         assert_eq!((&line["userId"], &line["processFullPath"]), (&who.uid.into(), &json!(who.program)), "{line:#}");
         let set = set_of(line);
-        match url.rsplit('-').next().unwrap() {
-            "0" => assert_eq!(set, "own", "{line:#}"),
-            "2" => assert_eq!(set, "neighbours", "{line:#}"),
+        match url.rsplit('-').next().unwrap().parse::<usize>().unwrap() {
+            0 => assert_eq!(set, "own", "{line:#}"),
+            last if last == rounds => assert_eq!(set, "neighbours", "{line:#}"),
             _ => {}
         }
         epochs.entry(line["epoch"].as_u64().unwrap()).or_default().insert(set);
