@@ -88,7 +88,7 @@ fn changed(value: &Value) -> Vec<String> {
     all
 }
 
-///
+/// R-05a, R-05b, R-05c, R-05d, R-130 to R-140
 #[test]
 fn what_is_refused_here_is_what_the_agent_refuses() {
     let full = json!({"defaultAccess": "deny", "mode": "enforce", "id": "x", "rules": {
@@ -116,7 +116,7 @@ fn what_is_refused_here_is_what_the_agent_refuses() {
     assert!(half(&REMOTE) && half(&LOCAL));
 }
 
-///
+/// R-05a, R-05b, R-05c, R-05d, R-130 to R-140
 #[test]
 fn all_documents_of_the_vectors_are_judged_as_the_agent_judges_them() {
     let vectors: Value = serde_json::from_str(DECISIONS).unwrap();
