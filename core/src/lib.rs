@@ -24,6 +24,8 @@ pub mod refusals;
 #[cfg(feature = "replay")]
 pub mod replay;
 pub mod report;
+#[cfg(test)]
+mod seeded;
 pub mod sign;
 pub mod suggest;
 pub mod telemetry;

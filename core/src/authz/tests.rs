@@ -1,5 +1,6 @@
 use super::*;
 use crate::identity::{Confidence, ExeHash, Executable, Fact, OnDemand};
+use crate::seeded::Seeded;
 use serde_json::{Value, json};
 
 const DECISIONS: &str = include_str!("../../../testdata/vectors/decisions.json");
@@ -291,21 +292,7 @@ mod naive {
     }
 }
 
-/// A small deterministic generator (splitmix64).
-struct Seeded(u64);
-
 impl Seeded {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ z >> 31) % n as u64).unwrap()
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.below(from.len())]
-    }
-
     fn maybe(&mut self, from: &[&str]) -> Option<String> {
         (self.below(3) == 0).then(|| self.pick(from).to_owned())
     }

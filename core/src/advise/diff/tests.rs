@@ -1,5 +1,6 @@
 use super::*;
 use crate::advise::recording::{Reader, Recording};
+use crate::seeded::Seeded;
 use serde_json::{Value, json};
 
 fn document(value: Value) -> Document {
@@ -146,22 +147,8 @@ fn recorded_requests_are_counted_by_what_becomes_of_them() {
     );
 }
 
-/// A small deterministic generator (splitmix64).
-struct Seeded(u64);
-
 impl Seeded {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ z >> 31) % n as u64).unwrap()
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.below(from.len())]
-    }
-
-    fn document(&mut self) -> Document {
+    fn rules(&mut self) -> Document {
         let n = self.below(5);
         let grants: Vec<(&str, &str)> = (0..n)
             .map(|_| {
@@ -194,7 +181,7 @@ fn nothing_that_changes_is_missed_r30_r34_r35_r37() {
         })
         .collect();
     for _ in 0..250 {
-        let [old, new] = [seeded.document(), seeded.document()];
+        let [old, new] = [seeded.rules(), seeded.rules()];
         let diff = compare(&old, &new, Destination::Imds);
         let [old_rules, new_rules] = [&old, &new].map(|document| only(Destination::Imds, Rules::compile(document).0));
         let mut scratch = Scratch::new();

@@ -2,6 +2,7 @@ use super::*;
 use crate::advise::recording::{Reader, Recording};
 use crate::authz::{self, Decision, Document, Scratch};
 use crate::identity::PerDestination;
+use crate::seeded::Seeded;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -296,21 +297,7 @@ fn options_choose_what_is_learned_and_how_it_is_written() {
     assert_eq!(one(&lesson).missed, 0);
 }
 
-/// A small deterministic generator (splitmix64).
-struct Seeded(u64);
-
 impl Seeded {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ z >> 31) % n as u64).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
     fn request(&mut self) -> String {
         let who = self.pick(&[
             WAAGENT,

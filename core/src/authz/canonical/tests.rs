@@ -1,5 +1,6 @@
 use super::*;
 use crate::authz::traversal_guard;
+use crate::seeded::Seeded;
 use serde_json::Value;
 
 fn rows(json: &str) -> Vec<Value> {
@@ -173,18 +174,6 @@ fn a_scratch_forgets() {
     assert_eq!(canonical.destination(), None);
     assert!(check(b"GET", b"http://169.254.169.254/..", &mut scratch).is_err());
     assert!(scratch.path.segments().next().is_none() && scratch.query.pairs().next().is_none());
-}
-
-/// A small deterministic generator (splitmix64): no dependency, and the same cases every time.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ z >> 31) % n as u64).unwrap()
-    }
 }
 
 /// total, and idempotent.
