@@ -6,10 +6,9 @@ docs/releasing.md explains every step.
 import argparse
 import datetime
 import pathlib
-import re
 import sys
 
-from . import changelog, plan, release, report, results, run
+from . import changelog, plan, release, report, results, run, version
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -51,6 +50,9 @@ def parser():
     gate = commands.add_parser("gate", help="every change in CHANGELOG.md names tests that exist")
     gate.set_defaults(run=sru_gate)
 
+    entry = commands.add_parser("changelog", help="print debian/changelog for the package of the last commit")
+    entry.set_defaults(run=sru_changelog)
+
     make = commands.add_parser("release", help="version, changelogs, tag, source, SBOM, checksums, signature")
     make.add_argument("version")
     make.add_argument("--out", type=pathlib.Path, required=True, metavar="FOLDER")
@@ -78,14 +80,14 @@ def sru_attest(arguments):
 def sru_report(arguments):
     """Prints, or says why not."""
     ran = results.load(arguments.results)
-    debian = (ROOT / "debian/changelog").read_text()
-    stanza = re.match(r".*?^ -- .*?$\n", debian, re.MULTILINE | re.DOTALL)
-    found = re.match(r"\S+ \(([^)]+)\)", debian)
-    if not stanza or not found:
-        raise results.Fault("debian/changelog has no entry")
-    report.check(ran, found[1])
-    version = changelog.find(changelog.parse((ROOT / "CHANGELOG.md").read_text()), found[1].rpartition("-")[0])
-    print(report.text(ran, version, stanza[0]), end="")
+    stanza = version.top(version.debian_changelog(ROOT))
+    report.check(ran, stanza["version"])
+    log = changelog.parse((ROOT / "CHANGELOG.md").read_text())
+    name = stanza["version"].rpartition("-")[0]
+    if not any(part.name == name for part in log):
+        print(f"sru: {name} is not a release; what is unreleased is reported as if it were", file=sys.stderr)
+        name = log[0].name
+    print(report.text(ran, changelog.find(log, name), stanza[0]), end="")
     return 0
 
 
@@ -95,6 +97,12 @@ def sru_gate(_):
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     return 1 if complaints else 0
+
+
+def sru_changelog(_):
+    """What debian/build packs."""
+    print(version.debian_changelog(ROOT), end="")
+    return 0
 
 
 def sru_release(arguments):

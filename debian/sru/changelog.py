@@ -152,9 +152,11 @@ def gate(root, versions):
     return complaints
 
 
-def stanza(version, package, revision, distribution, maintainer, when):
-    """The entry of debian/changelog for one version, without the tests' names."""
+def stanza(version, package, revision, distribution, maintainer, when, about=None):
+    """The entry of debian/changelog for one version, without the tests' names; `about` is a line before all others."""
     lines = [f"{package} ({version.name}-{revision}) {distribution}; urgency=medium", ""]
+    if about:
+        lines += [f"  * {about}", ""]
     for section in CHANGES:
         entries = [entry for entry in version.entries if entry.section == section]
         if entries:
@@ -164,7 +166,7 @@ def stanza(version, package, revision, distribution, maintainer, when):
             lines += textwrap.wrap(told, 78, initial_indent="  * ", subsequent_indent="    ", break_long_words=False)
         if entries:
             lines.append("")
-    if not version.entries:
+    if not version.entries and not about:
         lines += ["  * No visible change.", ""]
     lines.append(f" -- {maintainer}  {email.utils.format_datetime(when)}")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,5 @@
 """A release: version, changelogs, tag, source tarball, SBOM, checksums, signature. Nothing leaves this machine."""
 
-import gzip
 import hashlib
 import json
 import os
@@ -13,6 +12,13 @@ from . import changelog
 from .results import Fault
 
 _NUMBER = re.compile(r"^\d+\.\d+\.\d+$")
+#: Of the packages that the project makes itself (FS-115); a distribution's begin at 1 or 0ubuntu1.
+REVISION = 0
+#: What has a bill of materials: its name, the workspace, and the crates whose programs are shipped.
+SBOMS = (
+    ("azure-proxy-agent", "Cargo.toml", ("runtime-smol", "runtime-blocking")),
+    ("azure-proxy-agent-pool", "pool/Cargo.toml", ("azure-proxy-agent-pool", "azure-proxy-agent-updater")),
+)
 
 
 def release(root, name, out, key=None, dry=False):
@@ -37,7 +43,8 @@ def release(root, name, out, key=None, dry=False):
         _commit(root, name, after, now, key)
     out.mkdir(parents=True, exist_ok=True)
     revision = "HEAD" if dry else f"v{name}"
-    files = [_tarball(root, name, revision, out), _sbom(root, name, revision, out)]
+    files = [_tarball(root, name, revision, out)]
+    files += [_sbom(root, *sbom, name, revision, out) for sbom in SBOMS]
     sums = out / "SHA256SUMS"
     sums.write_text("".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files))
     files.append(sums)
@@ -54,7 +61,8 @@ def _commit(root, name, text, now, key):
     try:
         (root / "CHANGELOG.md").write_text(text)
         _debian_changelog(root, name, text, now)
-        _cargo_version(root, name)
+        _cargo_versions(root, name)
+        _documents(root, name, now)
         _git(root, "add", "debian/changelog")
         _git(root, "commit", "--quiet", "-am", f"Release {name}")
         signed = ["-s", "-u", key] if key else ["-a"]
@@ -68,49 +76,55 @@ def _debian_changelog(root, name, text, now):
     path = root / "debian/changelog"
     old = path.read_text() if path.exists() else ""
     found = re.search(r"^ -- (.+?)  ", old, re.MULTILINE)
+    # An entry that was there before the first release, under the same version, was in nobody's package.
+    old = re.sub(rf"\A\S+ \({re.escape(name)}-[^)]*\).*?^ -- .*?$\n*", "", old, count=1, flags=re.MULTILINE | re.DOTALL)
     maintainer = found[1] if found else re.search(r"^Maintainer: (.+)$", (root / "debian/control").read_text(), re.MULTILINE)[1]
     version = changelog.find(changelog.parse(text), name)
-    new = changelog.stanza(version, "azure-proxy-agent", 1, "unstable", maintainer, now)
+    new = changelog.stanza(version, "azure-proxy-agent", REVISION, "unstable", maintainer, now)
     path.write_text(new + ("\n" + old if old else ""))
 
 
-def _cargo_version(root, name):
-    """The workspace's version, in Cargo.toml and in every lock file that names our packages."""
-    path = root / "Cargo.toml"
-    text, count = re.subn(r'(?m)(^\[workspace\.package\]\nversion = )"[^"]*"', rf'\1"{name}"', path.read_text())
-    if count != 1:
-        raise Fault("Cargo.toml has no version under [workspace.package]")
-    path.write_text(text)
+def _cargo_versions(root, name):
+    """The workspaces' versions, and those of our packages in every lock file."""
+    for manifest in ("Cargo.toml", "pool/Cargo.toml"):
+        _replace(root / manifest, r'(?m)(^\[workspace\.package\]\nversion = )"[^"]*"', rf'\g<1>"{name}"', "a version under [workspace.package]")
     for manifest in ("Cargo.toml", "fuzz/Cargo.toml", "pool/Cargo.toml", ".ci/pure/Cargo.toml"):
-        if (root / manifest).exists() and _git(root, "ls-files", str(pathlib.PurePath(manifest).parent / "Cargo.lock")):
-            # Offline: a release changes our version and nobody else's.
-            _run(["cargo", "update", "--offline", "--workspace", "--quiet", "--manifest-path", str(root / manifest)])
+        # Offline: a release changes our version and nobody else's.
+        _run(["cargo", "update", "--offline", "--workspace", "--quiet", "--manifest-path", str(root / manifest)])
+
+
+def _documents(root, name, now):
+    """What else states the version: the heads of the manual pages, as docs/generate writes them, and the RPM's spec."""
+    for page in sorted((root / "docs").glob("*.[58]")):
+        _replace(page, r'(?m)^(\.TH \S+ \d) "[^"]*" "(\S+) [^"]*"', rf'\g<1> "{now.date().isoformat()}" "\g<2> {name}"', "a head with date and version")
+    _replace(root / "debian/rpm/azure-proxy-agent.spec", r"(?m)^(Version: +)\S+$", rf"\g<1>{name}", "a Version")
+
+
+def _replace(path, pattern, new, what):
+    text, count = re.subn(pattern, new, path.read_text())
+    if count != 1:
+        raise Fault(f"{path} has not {what}")
+    path.write_text(text)
 
 
 def _tarball(root, name, revision, out):
-    """The source, the same bytes for the same commit wherever and whenever it is made."""
-    path = out / f"azure-proxy-agent_{name}.orig.tar.gz"
-    run = subprocess.run(
-        ["git", "-C", str(root), "archive", "--format=tar", f"--prefix=azure-proxy-agent-{name}/", revision, "--", ".", ":!debian"],
-        capture_output=True,
-        check=False,
-    )
-    if run.returncode:
-        raise Fault(f"git archive: {run.stderr.decode(errors='replace').strip()}")
-    # No name and no time in the header.
-    path.write_bytes(gzip.compress(run.stdout, compresslevel=9, mtime=0))
+    """The source, the same bytes for the same commit wherever and whenever it is made; those that `make deb` takes."""
+    path = out / f"azure-proxy-agent_{name}.orig.tar.xz"
+    _run([str(root / "debian/orig"), revision, f"azure-proxy-agent-{name}", str(path)])
     return path
 
 
-def _sbom(root, name, revision, out):
-    """What is linked into the daemons and what only builds them, as CycloneDX 1.5."""
-    metadata = json.loads(_run(["cargo", "metadata", "--locked", "--offline", "--format-version", "1", "--manifest-path", str(root / "Cargo.toml")]))
+def _sbom(root, product, manifest, crates, name, revision, out):
+    """What is linked into the programs and what only builds them, as CycloneDX 1.5."""
+    metadata = json.loads(_run(["cargo", "metadata", "--locked", "--offline", "--format-version", "1", "--manifest-path", str(root / manifest)]))
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    shipped = [id for id, package in packages.items() if package["name"] in ("runtime-smol", "runtime-blocking")]
+    shipped = [id for id, package in packages.items() if package["name"] in crates]
+    if len(shipped) != len(crates):
+        raise Fault(f"{manifest} has not all of {', '.join(crates)}")
     linked = _reach(nodes, shipped, ("normal",))
     building = _reach(nodes, shipped, ("normal", "build")) - linked
-    sums = _checksums(root / "Cargo.lock")
+    sums = _checksums((root / manifest).with_name("Cargo.lock"))
     commit = _git(root, "rev-parse", f"{revision}^{{commit}}")
     when = _git(root, "show", "-s", "--format=%cI", commit)
 
@@ -136,11 +150,11 @@ def _sbom(root, name, revision, out):
     bom = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'azure-proxy-agent/{name}/{commit}')}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{product}/{name}/{commit}')}",
         "version": 1,
         "metadata": {
             "timestamp": when,
-            "component": {"type": "application", "bom-ref": "azure-proxy-agent", "name": "azure-proxy-agent", "version": name, "licenses": [{"license": {"id": "MIT"}}]},
+            "component": {"type": "application", "bom-ref": product, "name": product, "version": name, "licenses": [{"license": {"id": "MIT"}}]},
             "properties": [{"name": "commit", "value": commit}],
         },
         "components": [component(id) for id in order],
@@ -148,7 +162,7 @@ def _sbom(root, name, revision, out):
             {"ref": refs[id], "dependsOn": sorted(refs[d["pkg"]] for d in nodes[id]["deps"] if d["pkg"] in refs)} for id in order
         ],
     }
-    path = out / f"azure-proxy-agent_{name}.cdx.json"
+    path = out / f"{product}_{name}.cdx.json"
     path.write_text(json.dumps(bom, indent=1) + "\n")
     return path
 

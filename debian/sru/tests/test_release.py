@@ -48,11 +48,22 @@ class Release(unittest.TestCase):
 
     def test_a_release_has_all_its_parts_and_the_same_bytes_again(self):
         files = release.release(self.root, "9.8.7", self.folder / "out")
-        self.assertEqual([file.name for file in files], ["azure-proxy-agent_9.8.7.orig.tar.gz", "azure-proxy-agent_9.8.7.cdx.json", "SHA256SUMS"])
+        self.assertEqual([file.name for file in files], [
+            "azure-proxy-agent_9.8.7.orig.tar.xz", "azure-proxy-agent_9.8.7.cdx.json", "azure-proxy-agent-pool_9.8.7.cdx.json", "SHA256SUMS",
+        ])  # fmt: skip
         self.assertEqual(self.git("tag", "--list"), "v9.8.7")
         self.assertEqual(self.git("status", "--porcelain"), "")
-        self.assertIn('version = "9.8.7"', (self.root / "Cargo.toml").read_text())
-        self.assertIn("(9.8.7-1)", (self.root / "debian/changelog").read_text())
+        for manifest in ("Cargo.toml", "pool/Cargo.toml"):
+            self.assertIn('version = "9.8.7"', (self.root / manifest).read_text())
+            subprocess.run(
+                ["cargo", "metadata", "--locked", "--offline", "--format-version", "1", "--manifest-path", str(self.root / manifest)],
+                check=True, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        # FS-115: revision 0.
+        self.assertTrue((self.root / "debian/changelog").read_text().startswith("azure-proxy-agent (9.8.7-0) unstable; urgency=medium\n"))
+        self.assertRegex((self.root / "debian/rpm/azure-proxy-agent.spec").read_text(), r"(?m)^Version: +9\.8\.7$")
+        for page in (self.root / "docs").glob("*.[58]"):
+            self.assertIn(' 9.8.7" "', page.read_text().split(".SH", 1)[0])
         self.assertIn("## [9.8.7] - ", (self.root / "CHANGELOG.md").read_text())
         subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=self.folder / "out", check=True)
         with tarfile.open(files[0]) as tar:
@@ -65,6 +76,10 @@ class Release(unittest.TestCase):
         self.assertEqual(components["ring"]["scope"], "required")
         self.assertEqual(components["cc"]["scope"], "excluded")
         self.assertTrue(components["ring"]["hashes"][0]["content"] in (self.root / "Cargo.lock").read_text())
+        pool = json.loads(files[2].read_text())
+        self.assertEqual(pool["metadata"]["component"]["name"], "azure-proxy-agent-pool")
+        self.assertIn("azure-proxy-agent-updater", {component["name"] for component in pool["components"]})
+        files[0].rename(self.folder / "first")
         again = release._tarball(self.root, "9.8.7", "v9.8.7", self.folder / "out")
         subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=self.folder / "out", check=True)
         self.assertEqual(again, files[0])
@@ -83,6 +98,17 @@ class Release(unittest.TestCase):
         self.assertEqual(files[-1].name, "SHA256SUMS.asc")
         subprocess.run(["gpg", "--batch", "--quiet", "--verify", str(files[-1]), str(files[-2])], check=True, stderr=subprocess.DEVNULL)
         subprocess.run(["git", "-C", str(self.root), "verify-tag", "v9.8.8"], check=True, stderr=subprocess.DEVNULL)
+
+    def test_an_entry_before_the_first_release_gives_way(self):
+        path = self.root / "debian/changelog"
+        path.write_text(
+            "azure-proxy-agent (9.8.6-0) unstable; urgency=medium\n\n  * First package.\n\n"
+            " -- A B <a@b.example>  Wed, 04 Mar 2026 05:06:07 +0000\n"
+        )
+        self.commit("an entry")
+        release.release(self.root, "9.8.6", self.folder / "out")
+        text = path.read_text()
+        self.assertEqual((text.count("(9.8.6-0)"), text.count("First package"), text.count(" -- A B <a@b.example>  ")), (1, 0, 1))
 
     def test_what_is_not_ready_is_not_released(self):
         for name in ("1.2", "v1.2.3", "1.2.3-rc1", ""):
