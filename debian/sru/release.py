@@ -159,7 +159,8 @@ def _sbom(root, product, manifest, crates, name, revision, out):
         },
         "components": [component(id) for id in order],
         "dependencies": [
-            {"ref": refs[id], "dependsOn": sorted(refs[d["pkg"]] for d in nodes[id]["deps"] if d["pkg"] in refs)} for id in order
+            {"ref": product, "dependsOn": sorted(refs[id] for id in shipped)},
+            *({"ref": refs[id], "dependsOn": sorted({refs[other] for other in _needs(nodes[id], ("normal", "build")) if other in refs})} for id in order),
         ],
     }
     path = out / f"{product}_{name}.cdx.json"
@@ -175,10 +176,13 @@ def _reach(nodes, roots, kinds):
         if id in found:
             continue
         found.add(id)
-        for dependency in nodes[id]["deps"]:
-            if any((kind["kind"] or "normal") in kinds for kind in dependency["dep_kinds"]):
-                todo.append(dependency["pkg"])
+        todo += _needs(nodes[id], kinds)
     return found
+
+
+def _needs(node, kinds):
+    """What one package needs itself."""
+    return [d["pkg"] for d in node["deps"] if any((kind["kind"] or "normal") in kinds for kind in d["dep_kinds"])]
 
 
 def _checksums(lock):

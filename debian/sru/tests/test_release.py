@@ -76,6 +76,9 @@ class Release(unittest.TestCase):
         self.assertEqual(components["ring"]["scope"], "required")
         self.assertEqual(components["cc"]["scope"], "excluded")
         self.assertTrue(components["ring"]["hashes"][0]["content"] in (self.root / "Cargo.lock").read_text())
+        needs = {d["ref"]: d["dependsOn"] for d in bom["dependencies"]}
+        self.assertEqual(set(needs), {"azure-proxy-agent"} | {component["bom-ref"] for component in bom["components"]})
+        self.assertEqual(len(needs["azure-proxy-agent"]), 2)
         pool = json.loads(files[2].read_text())
         self.assertEqual(pool["metadata"]["component"]["name"], "azure-proxy-agent-pool")
         self.assertIn("azure-proxy-agent-updater", {component["name"] for component in pool["components"]})
