@@ -14,6 +14,7 @@ import datetime
 import email.utils
 import pathlib
 import re
+import subprocess
 import textwrap
 
 #: Sections of a version that hold changes.
@@ -139,7 +140,7 @@ def exists(root, name):
 def gate(root, versions):
     """What is missing, as lines; none if every change names tests that exist.
 
-    Only what is not released yet is held: what old versions named may have been renamed since.
+    Only what is not released yet is held: what old versions named may have been renamed since. Nothing may be added to those.
     """
     complaints = []
     for entry in versions[0].entries if versions else []:
@@ -149,7 +150,22 @@ def gate(root, versions):
         elif entry.excuse is not None and entry.excuse not in UNTESTABLE:
             complaints.append(f"{place}\n    `No test: {entry.excuse}` is no reason; known ones: {', '.join(UNTESTABLE)}")
         complaints += [f"{place}\n    there is no test {name}" for name in entry.tests if not exists(root, name)]
-    return complaints
+    return complaints + [complaint for version in versions[1:] for complaint in _late(root, version)]
+
+
+def _late(root, version):
+    """Entries that a merge put into a version after its release: git does not know that the part's head has changed its name."""
+    released = subprocess.run(["git", "-C", str(root), "show", f"v{version.name}:CHANGELOG.md"], capture_output=True, text=True, check=False)
+    if released.returncode:
+        # Not a repository, or one without tags.
+        return []
+    known = {entry.text for entry in find(parse(released.stdout), version.name).entries}
+    return [
+        f"CHANGELOG.md:{entry.line}: {textwrap.shorten(entry.told, 60, placeholder='…')}\n"
+        f"    was not in {version.name} when that was released; it belongs under ## [Unreleased]"
+        for entry in version.entries
+        if entry.text not in known
+    ]
 
 
 def stanza(version, package, revision, distribution, maintainer, when, about=None):

@@ -1,5 +1,6 @@
 import datetime
 import pathlib
+import subprocess
 import tempfile
 import unittest
 
@@ -58,6 +59,22 @@ class Changelog(unittest.TestCase):
             self.assertEqual(len(complaints), 1, entry)
             self.assertIn(complaint, complaints[0])
             self.assertTrue(complaints[0].startswith("CHANGELOG.md:4: "))
+
+    def test_nothing_is_added_to_what_was_released(self):
+        def git(*arguments):
+            identity = ["-c", "user.name=T", "-c", "user.email=t@t.example"]
+            subprocess.run(["git", "-C", str(self.root), *identity, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+        (self.root / "CHANGELOG.md").write_text(TEXT)
+        git("init", "--quiet")
+        git("add", "-A")
+        git("commit", "--quiet", "-m", "x")
+        self.assertEqual(changelog.gate(self.root, changelog.parse(TEXT + "- Late.\n")), [])
+        git("tag", "v0.1.0")
+        self.assertEqual(changelog.gate(self.root, changelog.parse(TEXT)), [])
+        complaints = changelog.gate(self.root, changelog.parse(TEXT + "- Late.\n"))
+        self.assertEqual(len(complaints), 1)
+        self.assertIn("it belongs under ## [Unreleased]", complaints[0])
 
     def test_what_is_not_a_changelog_is_refused_with_its_line(self):
         for text, complaint in [
