@@ -1,5 +1,6 @@
 use super::*;
 use crate::identity::{Confidence, ExeHash, Executable, Fact, OnDemand};
+use crate::policy::Epoch;
 use crate::seeded::Seeded;
 use serde_json::{Value, json};
 
@@ -533,6 +534,18 @@ fn rules_say_what_they_need_of_callers() {
         let policy = crate::policy::Policy { rules: imds(&only(&identity).0), ..Default::default() };
         assert_eq!(policy.needs(), crate::identity::Needs { exe_hash, cgroup_path }, "{identity}");
         assert_eq!(policy.would_compare_exe_hash(&alice()), for_alice, "{identity}");
-        assert_eq!(alice().lacks(policy.needs()), exe_hash || cgroup_path, "{identity}");
+        assert_eq!(alice().lacks(policy.needs(), policy.epoch), exe_hash || cgroup_path, "{identity}");
     }
+}
+
+#[test]
+fn what_was_of_no_use_to_earlier_rules_is_looked_for_again() {
+    let needs = crate::identity::Needs { exe_hash: true, cgroup_path: false };
+    let at = |exe_hash, epoch| {
+        alice().with(OnDemand { exe_hash, wanted_by: Epoch(epoch), ..OnDemand::default() }).lacks(needs, Epoch(2))
+    };
+    assert!(at(Fact::NotAsked, 2));
+    assert!(!at(Fact::Unknown, 2), "these rules have asked: asking at each request would be work at a caller's will");
+    assert!(at(Fact::Unknown, 1));
+    assert!(!at(Fact::Known(ExeHash([0; 32])), 1));
 }

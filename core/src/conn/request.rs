@@ -205,7 +205,7 @@ impl ProxyConn {
         let Peer::Redirected { to, claims } = &self.peer else { return false };
         let rules = Destination::from_addr(*to).and_then(|destination| cx.policy.rules.get(destination).as_ref());
         rules.is_some_and(|rules| {
-            rules.mode() != Mode::Disabled && (claims.is_old(cx.now.mono) || claims.lacks(cx.policy.needs()))
+            rules.mode() != Mode::Disabled && (claims.is_old(cx.now.mono) || claims.lacks(cx.policy.needs(), cx.policy.epoch))
         })
     }
 

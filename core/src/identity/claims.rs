@@ -1,6 +1,7 @@
 //! From facts to claims.
 
 use super::{KernelRecord, RawText, redact};
+use crate::policy::Epoch;
 use crate::time::Mono;
 use core::cmp::Ordering;
 use core::fmt;
@@ -107,6 +108,15 @@ impl<T> Fact<T> {
             Self::NotAsked | Self::Unknown => None,
         }
     }
+
+    /// Whether looking (again) may tell; `elsewhere`: it was looked for because of other rules.
+    const fn is_open(&self, elsewhere: bool) -> bool {
+        match self {
+            Self::NotAsked => true,
+            Self::Unknown => elsewhere,
+            Self::Known(_) => false,
+        }
+    }
 }
 
 /// What rules ask for beyond what is found out about every caller.
@@ -131,6 +141,8 @@ impl BitOr for Needs {
 pub struct OnDemand {
     /// When the account database was asked for name and groups.
     pub as_of: Mono,
+    /// The policy for which the rest was looked for. What it had no use for, a later one may have.
+    pub wanted_by: Epoch,
     /// Of the executable's content.
     pub exe_hash: Fact<ExeHash>,
     /// The cgroup of the kernel's record: its path from the root of the cgroup2 hierarchy, as in `/proc/PID/cgroup`.
@@ -271,11 +283,12 @@ impl Claims {
             && self.cgroup == other.cgroup
     }
 
-    /// Whether rules ask for something that nobody has looked for.
+    /// Whether rules ask for something that nobody has looked for: not at all, or only for rules that are no longer in force.
     #[must_use]
-    pub const fn lacks(&self, needs: Needs) -> bool {
-        needs.exe_hash && matches!(self.on_demand.exe_hash, Fact::NotAsked)
-            || needs.cgroup_path && matches!(self.on_demand.cgroup_path, Fact::NotAsked)
+    pub fn lacks(&self, needs: Needs, epoch: Epoch) -> bool {
+        let found = &self.on_demand;
+        needs.exe_hash && found.exe_hash.is_open(found.wanted_by != epoch)
+            || needs.cgroup_path && found.cgroup_path.is_open(found.wanted_by != epoch)
     }
 
     /// Elevated: real user id 0 in the initial user namespace, nothing else (I-20).

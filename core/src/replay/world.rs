@@ -165,6 +165,8 @@ impl ClaimsSpec {
             confidence,
             on_demand: OnDemand {
                 as_of: Mono(read.as_of * 1_000_000_000),
+                // No policy has this number: what a fixture does not know is looked for whenever rules ask.
+                wanted_by: Epoch::default(),
                 exe_hash: match read.exe_sha256.as_deref() {
                     None => Fact::NotAsked,
                     Some("") => Fact::Unknown,

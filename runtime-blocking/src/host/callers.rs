@@ -39,7 +39,8 @@ impl Callers {
             true => self.cgroup_path(record.task_cgroup).map_or(Fact::Unknown, |path| Fact::Known(path.into())),
             false => Fact::NotAsked,
         };
-        let claims = claims.with(OnDemand { as_of, cgroup_path, exe_hash: Fact::NotAsked });
+        let wanted_by = policy.map(|policy| policy.epoch).unwrap_or_default();
+        let claims = claims.with(OnDemand { as_of, wanted_by, cgroup_path, exe_hash: Fact::NotAsked });
         let exe_hash = match policy.filter(|_| needs.exe_hash) {
             // Reading a large file is work that a caller could cause at will: not for one whom no hash would help.
             Some(policy) if claims.exe_path().is_some() && policy.would_compare_exe_hash(&claims) => {
