@@ -22,7 +22,7 @@ SRU = PYTHONPATH=debian python3 -B -m sru
 VM = testdata/vm/vm
 VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --kernel $(or $(KERNEL),6.1) \
     $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(OLD),--old '$(OLD)') \
-    --deb "$(or $(DEB),$$(ls -t "$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb}"/azure-proxy-agent_*_amd64.deb | head -n 1))"
+    --deb "$(or $(DEB),$$(ls -t "$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb}"/azure-proxy-agent$(if $(filter minimal,$(AGENT)),-minimal)_*_amd64.deb | head -n 1))"
 
 .PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
 
@@ -100,13 +100,13 @@ deb: ## Debian packages from the last commit: target/deb, or DEB_OUT=folder; ARC
 install: ## What make build made, under DESTDIR=; AGENT=minimal for the other daemon; starts nothing
 	debian/stage $(AGENT) "$${CARGO_TARGET_DIR:-target}/release" "$(DESTDIR)/" $(PREFIX)
 
-vm: root ## A shell in a machine of its own that has the package; KERNEL=5.10|6.1|6.12 [DEB=] [CPUS=] [MEMORY=] (root)
+vm: root ## A shell in a machine of its own that has the package; KERNEL=5.10|6.1|6.12 [AGENT=minimal] [DEB=] [CPUS=] [MEMORY=] (root)
 	@.ci/install build vm
 	$(CARGO) build --release --locked -p azure-host-sim --bins
 	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
 	@$(VM) shell $(VM_OPTIONS)
 
-vm-test: root ## debian/tests in such machines; CASES='reboot purge' KERNEL= [DEB=] [OLD=] [RESULTS=] [CPUS=] [MEMORY=] (root)
+vm-test: root ## debian/tests in such machines; CASES='reboot purge' KERNEL= [AGENT=minimal] [DEB=] [OLD=] [RESULTS=] [CPUS=] [MEMORY=] (root)
 	@.ci/install build vm
 	$(CARGO) build --release --locked -p azure-host-sim --bins
 	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
@@ -119,9 +119,9 @@ release: ## VERSION=1.2.3 [KEY=gpg key] [DRY=1]: version, changelogs, tag, sourc
 	@$(SRU) release $(if $(VERSION),'$(VERSION)',$(error which? make release VERSION=1.2.3)) \
 	    --out "$(TARGET)/release-$(VERSION)" $(if $(KEY),--key '$(KEY)') $(if $(DRY),--dry-run)
 
-sru-test: ## OLD=tag or .deb [NEW=.deb] [ONLY=regex]: every case on every machine that can be booted here (root)
+sru-test: root ## OLD=tag or .deb [NEW=.deb] [ONLY=regex] [AGAIN=1]: the update's cases on every machine that boots here (root)
 	@$(SRU) test $(if $(OLD),'$(OLD)',$(error from which version? make sru-test OLD=v0.1.0)) $(if $(NEW),'$(NEW)') \
-	    --results "$(TARGET)/sru" $(if $(ONLY),--only '$(ONLY)')
+	    --results "$(TARGET)/sru" $(if $(ONLY),--only '$(ONLY)') $(if $(AGAIN),--again)
 
 sru-attest: ## STEP= OUTCOME=passed|failed BY='Name <mail>' [LINK=]: what others tested elsewhere (docs/releasing.md)
 	@$(SRU) attest '$(STEP)' '$(OUTCOME)' '$(BY)' '$(LINK)' --results "$(TARGET)/sru"

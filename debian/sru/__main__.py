@@ -21,6 +21,9 @@ def main():
     except (results.Fault, changelog.Fault) as fault:
         print(f"sru: {fault}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nsru: interrupted; what has passed is kept: the same command goes on", file=sys.stderr)
+        return 130
 
 
 def parser():
@@ -33,9 +36,10 @@ def parser():
     test.add_argument("new", nargs="?", default=".", help="the new one (this tree)")
     test.add_argument("--results", type=pathlib.Path, required=True, metavar="FOLDER")
     test.add_argument("--only", metavar="REGEX", help="these combinations only; the report then refuses, since others are missing")
+    test.add_argument("--again", action="store_true", help="also what passed before with the same packages and tests")
     test.set_defaults(run=sru_test)
 
-    attest = commands.add_parser("attest", help="write down that a step elsewhere was taken", epilog=f"Steps: {', '.join(plan.EXTERNAL)}")
+    attest = commands.add_parser("attest", help="write down that a step elsewhere was taken", epilog=f"Steps: {', '.join(plan.steps())}")
     attest.add_argument("step")
     attest.add_argument("outcome", choices=("passed", "failed"))
     attest.add_argument("by", help="who says so: Name <mail>")
@@ -64,7 +68,7 @@ def parser():
 
 def sru_test(arguments):
     """Status 1 if a case failed."""
-    ran = run.sru_test(ROOT, arguments.old, arguments.new, arguments.results.resolve(), arguments.only)
+    ran = run.sru_test(ROOT, arguments.old, arguments.new, arguments.results.resolve(), arguments.only, arguments.again)
     print(results.markdown(ran))
     print(f"Written: {arguments.results}/results.json, junit.xml, report.md")
     return 1 if ran.of("failed") else 0
@@ -80,14 +84,16 @@ def sru_attest(arguments):
 def sru_report(arguments):
     """Prints, or says why not."""
     ran = results.load(arguments.results)
-    stanza = version.top(version.debian_changelog(ROOT))
-    report.check(ran, stanza["version"])
-    log = changelog.parse((ROOT / "CHANGELOG.md").read_text())
-    name = stanza["version"].rpartition("-")[0]
-    if not any(part.name == name for part in log):
-        print(f"sru: {name} is not a release; what is unreleased is reported as if it were", file=sys.stderr)
-        name = log[0].name
-    print(report.text(ran, changelog.find(log, name), stanza[0]), end="")
+    debian = version.debian_changelog(ROOT)
+    report.check(ran, version.top(debian)["version"])
+    # All that is new to who has the old version: releases between were perhaps never uploaded.
+    names, stanzas = version.since(debian, ran.old)
+    names = {name.rpartition("-")[0] for name in names}
+    versions = changelog.parse((ROOT / "CHANGELOG.md").read_text())
+    if "git" in ran.new:
+        print(f"sru: {ran.new} is not a release; what is unreleased is reported as if it were", file=sys.stderr)
+        names.add("Unreleased")
+    print(report.text(ran, [part for part in versions if part.name in names], stanzas), end="")
     return 0
 
 

@@ -26,6 +26,8 @@ class Result:
     detail: str = ""
     #: Name of its log beside the results; empty if there is none.
     log: str = ""
+    #: What machine, packages and tests it ran on: what passed with the same need not run again.
+    inputs: str = ""
 
 
 @dataclasses.dataclass
@@ -34,8 +36,8 @@ class Results:
 
     old: str
     new: str
-    #: SHA-256 of the package file that was tested: what is uploaded must be this one.
-    package_sha256: str
+    #: Files and SHA-256 of the packages that were tested: what is uploaded must be these.
+    packages: dict[str, str]
     commit: str
     started: str
     results: list[Result]
@@ -45,10 +47,19 @@ class Results:
         """Those that ended so."""
         return [result for result in self.results if result.outcome == outcome]
 
+    def todo(self, combination):
+        """Its cases that have no result yet."""
+        ran = {result.case for result in self.results if result.combination == combination.name}
+        return [case for case in combination.cases if case not in ran]
+
     def missing(self):
         """What the plan has and the run has not."""
-        ran = {(result.combination, result.case) for result in self.results}
-        return [(c.name, case) for c in plan.MATRIX for case in c.cases if (c.name, case) not in ran]
+        return [(c.name, case) for c in plan.MATRIX for case in self.todo(c)]
+
+    def in_order(self):
+        """All results in the order of the plan, whenever they came."""
+        order = {(c.name, case): n for n, (c, case) in enumerate((c, case) for c in plan.MATRIX for case in c.cases)}
+        return sorted(self.results, key=lambda r: order.get((r.combination, r.case), len(order)))
 
 
 def load(folder):
@@ -71,6 +82,7 @@ def store(folder, results):
     """Writes all forms: results.json, junit.xml, report.md."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    results.results = results.in_order()
     value = dataclasses.asdict(results)
     del value["attestations"]
     _replace(folder / "results.json", json.dumps(value, indent=2) + "\n")
@@ -80,15 +92,15 @@ def store(folder, results):
 
 def attest(folder, step, by, outcome, when, link):
     """Adds what somebody says of a step that is taken elsewhere. Nothing is ever taken back: the last word on a step holds."""
-    load(folder)
-    if step not in plan.EXTERNAL:
-        raise Fault(f"unknown step {step!r}; one of {', '.join(plan.EXTERNAL)}")
+    version = load(folder).new
+    if step not in plan.steps():
+        raise Fault(f"unknown step {step!r}; one of {', '.join(plan.steps())}")
     if outcome not in ("passed", "failed"):
         raise Fault(f"a step has passed or failed, not {outcome!r}")
     if not by.strip():
         raise Fault("who says so? BY='Name <mail>'")
     with open(pathlib.Path(folder) / "attested.jsonl", "a") as file:
-        file.write(json.dumps({"step": step, "by": by, "outcome": outcome, "when": when, "link": link}) + "\n")
+        file.write(json.dumps({"version": version, "step": step, "by": by, "outcome": outcome, "when": when, "link": link}) + "\n")
 
 
 def _replace(path, text):
@@ -134,7 +146,10 @@ def markdown(results):
     lines = [
         f"# Test results: azure-proxy-agent {results.old} to {results.new}",
         "",
-        f"Commit {results.commit}, package sha256 {results.package_sha256}, started {results.started}.",
+        f"Commit {results.commit}, started {results.started}.",
+        "",
+        *(f"    {sha}  {name}" for name, sha in results.packages.items()),
+        "",
         f"{len(results.of('passed'))} passed, {len(results.of('failed'))} failed, {len(results.of('pending'))} pending in the cloud.",
         "",
         "| combination | case | result | seconds | log |",

@@ -24,6 +24,18 @@ def top(text):
     return found
 
 
+def since(text, old):
+    """The entries of a debian/changelog above version `old`: their versions and their text."""
+    versions, end, rest = [], 0, text
+    while found := _STANZA.match(rest.lstrip("\n")):
+        if subprocess.run(["dpkg", "--compare-versions", found["version"], "gt", old], check=False).returncode:
+            break
+        versions.append(found["version"])
+        rest = rest.lstrip("\n")[found.end() :]
+        end = len(text) - len(rest)
+    return versions, text[:end]
+
+
 def debian_changelog(root, commit="HEAD"):
     """debian/changelog for the package of that commit: as it is there, or with an entry in front for what is not released."""
     text = _git(root, "show", f"{commit}:debian/changelog") + "\n"

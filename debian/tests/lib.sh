@@ -12,6 +12,12 @@ hostga='http://168.63.129.16:32526/vmSettings'
 host=http://127.0.0.1:9080
 here=$(dirname "$(readlink -f "$0")")
 state=/var/tmp/azure-proxy-agent-tests
+# azure-proxy-agent, or azure-proxy-agent-minimal.
+if [ -n "${AZURE_PROXY_AGENT_NEW:-}" ]; then
+    package=$(dpkg-deb -f "$AZURE_PROXY_AGENT_NEW" Package)
+else
+    package=$(dpkg-query -S /usr/sbin/azure-proxy-agent | cut -d : -f 1)
+fi
 mkdir -p "$state"
 
 # grep -q ends early, which pipefail would take for a failure of the one before.
@@ -141,7 +147,8 @@ old_package() {
     [ -n "${AZURE_PROXY_AGENT_OLD:-}" ] || skip "AZURE_PROXY_AGENT_OLD names no package"
     echo "$AZURE_PROXY_AGENT_OLD"
 }
-installed() { dpkg-query -W -f '${Version}' azure-proxy-agent; }
+installed() { dpkg-query -W -f '${Version}' "$package"; }
+state_of_package() { dpkg-query -W -f '${Status}' "$package" 2>/dev/null || echo none; }
 version_of() { dpkg-deb -f "$1" Version; }
 install_package() { # FILE
     DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "$1" >"$state/dpkg" 2>&1 || {
