@@ -114,16 +114,15 @@ def sru_test(root, old, new, folder, only=None, again=False):
         started=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         results=[],
     )
-    tests = _sum(*(root / name for name in _git(root, "ls-files", "debian/tests", "testdata/vm").splitlines()))
     chosen = [c for c in plan.MATRIX if not only or re.search(only, c.name)]
-    inputs = {c.name: f"{tests} {c.kernel} {c.cpus} {c.memory} {_sum(old_files[c.package], new_files[c.package])}" for c in chosen}
+    inputs = {(c.name, case): _inputs(root, c, case, old_files[c.package], new_files[c.package]) for c in chosen for case in c.cases}
     before = {} if again else _passed(folder)
     for c in chosen:
         if c.kernel is None:
             run.results += [Result(c.name, case, "pending", detail=c.pending) for case in c.cases]
         else:
             kept = [before[c.name, case] for case in c.cases if (c.name, case) in before]
-            run.results += [result for result in kept if result.inputs == inputs[c.name]]
+            run.results += [result for result in kept if result.inputs == inputs[c.name, result.case]]
     results.store(folder, run)
 
     here = [c for c in chosen if c.kernel]
@@ -135,10 +134,16 @@ def sru_test(root, old, new, folder, only=None, again=False):
         if not todo:
             continue
         for result in one(root, c, todo, old_files[c.package], new_files[c.package], folder):
-            result.inputs = inputs[c.name]
+            result.inputs = inputs[c.name, result.case]
             run.results.append(result)
             results.store(folder, run)
     return run
+
+
+def _inputs(root, combination, case, old, new):
+    """What decides how a case ends: the machine, the packages, the case and what all cases share."""
+    files = _git(root, "ls-files", f"debian/tests/{case}", "debian/tests/lib.sh", "debian/tests/load.py", "testdata/vm", ":!*.md").splitlines()
+    return f"{combination.kernel} {combination.cpus} {combination.memory} {_sum(old, new, *(root / name for name in files))}"
 
 
 def _passed(folder):

@@ -31,7 +31,7 @@ class Machine:
         # Short names: a socket's must fit into 108 bytes.
         self.dir = Path(tempfile.mkdtemp(prefix="vm-"))
         self.console = self.dir / "console.log"
-        self.qemu = self.port = None
+        self.qemu = self.port = self.below = None
         self.buffer, self.commands, self.boot_id = b"", 0, None
 
     def __enter__(self):
@@ -42,7 +42,7 @@ class Machine:
 
     def start(self, kept=None):
         """Boots, or goes on where a kept machine stopped."""
-        below = Path(kept, "root.qcow2") if kept else Path(self.disk, "root.raw")
+        below = self.below = Path(kept, "root.qcow2") if kept else Path(self.disk, "root.raw")
         kind = "qcow2" if kept else "raw"
         overlay = self.dir / "root.qcow2"
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below.resolve(), "-F", kind, overlay], check=True)
@@ -173,8 +173,10 @@ class Machine:
             time.sleep(0.1)
         ask("quit")
         self.qemu.wait(30)
-        # It stands on its own image below, by an absolute path.
         shutil.move(self.dir / "root.qcow2", where / "root.qcow2")
+        # It stands on the image below; by a relative path, so that all of them may be moved together.
+        below, kind = os.path.relpath(self.below.resolve(), where.resolve()), "qcow2" if self.below.suffix == ".qcow2" else "raw"
+        subprocess.run(["qemu-img", "rebase", "-q", "-u", "-b", below, "-F", kind, where / "root.qcow2"], check=True)
         (where / "boot_id").write_text(self.boot_id)
 
     def interact(self):
