@@ -28,7 +28,8 @@ fail() {
     exit 1
 }
 skip() {
-    echo "SKIPPED: $*"
+    # Also from within $().
+    echo "SKIPPED: $*" >&2
     exit 77
 }
 
