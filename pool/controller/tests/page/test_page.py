@@ -46,9 +46,21 @@ class Browser:
         self.driver = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "HOME": str(folder)}
         )
+        self.session = None
+        try:
+            self.begin(folder, width, height, dark)
+        except BaseException:
+            # Nobody else would end it.
+            self.close()
+            raise
+
+    def begin(self, folder, width, height, dark):
+        found = None
         for line in self.driver.stdout:
             if found := re.search(r"successfully on port (\d+)", line):
                 break
+        if not found:
+            raise RuntimeError("chromedriver did not start")
         self.base = f"http://127.0.0.1:{found[1]}"
         flags = re.split(r" (?=--)", self.FLAGS) + [f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"]
         if dark:
@@ -59,8 +71,9 @@ class Browser:
         self.session = f"{self.base}/session/{call('POST', self.base + '/session', wanted)['value']['sessionId']}"
 
     def close(self):
-        with contextlib.suppress(OSError):
-            call("DELETE", self.session)
+        if self.session:
+            with contextlib.suppress(OSError):
+                call("DELETE", self.session)
         self.driver.terminate()
         self.driver.wait()
         self.driver.stdout.close()
