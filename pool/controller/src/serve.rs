@@ -28,10 +28,10 @@ pub struct Options {
     #[arg(long, default_value = "/var/lib/azure-proxy-agent-pool/pool.db", env = "POOL_DATABASE", hide_env_values = true)]
     pub database: String,
     /// Certificate chain, PEM.
-    #[arg(long, requires = "tls_key")]
+    #[arg(long, requires = "tls_key", env = "POOL_TLS_CERTIFICATE")]
     pub tls_certificate: Option<PathBuf>,
     /// Its private key, PEM.
-    #[arg(long, requires = "tls_certificate")]
+    #[arg(long, requires = "tls_certificate", env = "POOL_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
     /// Where the first administrator's token is written, once, if the database has no token. Beside the database file if absent.
     #[arg(long)]

@@ -82,6 +82,11 @@ fn a_job_in_normal_mode_makes_an_agent_update_and_runs_on_it() {
         let at = |rest: &str| format!("/pools/p/agents/{id}{rest}");
         let told = agent.ok("POST", &at("/poll?wait=5"), json!({ "version": "2.9.0" }));
         assert_eq!((&told["message"]["message"], &told["message"]["release"]["version"]), (&json!("update"), &json!("3.0")));
+        // What runs is published, too: then the agent hears what it can go back to.
+        assert_eq!(told["message"]["previous"], Value::Null);
+        publish(world, "2.9.0", b"package of today");
+        let told = agent.ok("POST", &at("/poll?wait=5"), json!({ "version": "2.9.0" }));
+        assert_eq!(told["message"]["previous"]["version"], "2.9.0");
         agent.ok("POST", &at("/update/accept"), json!({ "to": "3.0" }));
         agent.ok(
             "POST",

@@ -26,6 +26,7 @@ pub mod funnel;
 pub mod job;
 pub mod policy;
 pub mod pool;
+pub mod server;
 pub mod version;
 
 use serde::{Deserialize, Serialize};

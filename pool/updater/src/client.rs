@@ -87,7 +87,7 @@ impl Client {
 
     fn with(server: &str, path: &str, secret: &str, ca: Option<&Path>) -> Result<Self, String> {
         let server = server.trim_end_matches('/');
-        check_server(server)?;
+        pool_core::server::check(server)?;
         let mut tls = TlsConfig::builder();
         if let Some(path) = ca {
             let pem = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -205,25 +205,11 @@ impl Client {
 /// For everything that is answered at once.
 const SHORT: Duration = Duration::from_secs(30);
 
-/// Secrets cross networks only under TLS.
-fn check_server(server: &str) -> Result<(), String> {
-    let host = |rest: &str| {
-        let authority = rest.split('/').next().unwrap_or_default();
-        authority
-            .strip_prefix("[::1]")
-            .map_or_else(|| authority.split(':').next().unwrap_or_default().to_owned(), |_| "::1".into())
-    };
-    match (server.strip_prefix("https://"), server.strip_prefix("http://")) {
-        (Some(_), _) => Ok(()),
-        (_, Some(rest)) if matches!(host(rest).as_str(), "127.0.0.1" | "localhost" | "::1") => Ok(()),
-        (_, Some(_)) => Err(format!("{server}: the key would cross the network in the clear; use https://")),
-        _ => Err(format!("{server}: write https://HOST[:PORT]")),
-    }
-}
-
 /// The answer, if it is a good one.
 fn good(answer: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, Trouble> {
-    let mut answer = answer.map_err(|e| Trouble::Unreachable(format!("the controller cannot be reached: {e}")))?;
+    let mut answer = answer.map_err(|e| {
+        Trouble::Unreachable(format!("the controller cannot be reached: {}", pool_core::server::explained(&e.to_string())))
+    })?;
     let status = answer.status().as_u16();
     if (200..300).contains(&status) {
         return Ok(answer);
@@ -260,20 +246,4 @@ pub fn register(
     body["name"] = json!(name);
     let answer = client.post("", &body, SHORT).map_err(|trouble| trouble.to_string())?;
     serde_json::from_value(answer).map_err(|e| format!("the controller's answer is not understood: {e}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::check_server;
-
-    #[test]
-    fn keys_cross_networks_only_under_tls() {
-        for good in ["https://pool.example", "http://127.0.0.1:8440", "http://localhost", "http://[::1]:8440/x"] {
-            assert_eq!(check_server(good), Ok(()));
-        }
-        for bad in ["http://pool.example", "http://127.0.0.1.example", "http://localhost@evil.example", "pool.example", "ftp://x"]
-        {
-            assert!(check_server(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! The configuration: `/etc/azure/proxy-agent-updater.json`. Every member has a default but the keys, without which no release is good.
 
+use crate::machine::WithoutWayBack;
 use pool_core::demand::Capabilities;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct Config {
     pub reload: Vec<String>,
     /// Folders that installing must be able to write.
     pub install_folders: Vec<PathBuf>,
+    /// Whether an update may begin when there is no package to go back to.
+    pub without_way_back: WithoutWayBack,
     /// Largest package, bytes.
     pub largest_package: u64,
     /// Bytes that must stay free where the package is kept and where it is installed.
@@ -62,6 +65,7 @@ impl Default for Config {
             restart: words("systemctl restart azure-proxy-agent.service"),
             reload: words("systemctl reload azure-proxy-agent.service"),
             install_folders: vec!["/usr/sbin".into(), "/var/lib/dpkg".into()],
+            without_way_back: WithoutWayBack::Refuse,
             largest_package: 64 << 20,
             spare_bytes: 32 << 20,
             download_within: 300,
@@ -164,6 +168,7 @@ mod tests {
             (r#"{"install": ["dpkg"]}"#, "{package}"),
             (r#"{"restart": []}"#, "at least one word"),
             (r#"{"capabilities": {"a b": "c"}}"#, "capabilities: "),
+            (r#"{"withoutWayBack": "maybe"}"#, "expected `refuse` or `goOn`"),
             (r#"{"installs": ["x"]}"#, "unknown field"),
         ] {
             let error = parse(text).unwrap_err();

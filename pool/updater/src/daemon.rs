@@ -108,8 +108,8 @@ impl<'a> Daemon<'a> {
                 let stop = Arc::new(AtomicBool::new(false));
                 Ok(Event::Performed(self.reporting(&stop, || self.tasks().perform(spec, &stop))))
             }
-            Action::Download(release) => Ok(self.working("downloads", |by| done(by.download(&self.client, release)))),
-            Action::Verify(release) => Ok(self.working("verifies", |by| done(by.verify(release)))),
+            Action::Download(packages) => Ok(self.working("downloads", |by| done(by.download(&self.client, packages)))),
+            Action::Verify(packages) => Ok(self.working("verifies", |by| done(by.verify(packages)))),
             Action::Install(release) => Ok(self.working("installs", |by| by.install(&release.sha256))),
             Action::Restart => Ok(self.working("restarts the agent", |by| done(by.restart()))),
             Action::AwaitReady(wanted) => Ok(self.working("waits until the agent is ready", |by| done(by.await_ready(wanted)))),
@@ -142,7 +142,7 @@ impl<'a> Daemon<'a> {
         if message.is_none() && began.elapsed() < PAUSE.0 {
             self.pause(PAUSE.0);
         }
-        Ok(Event::Told(message, runs))
+        Ok(Event::Told(message, runs, self.config.without_way_back))
     }
 
     fn report(&self, runs: Version) -> Report {

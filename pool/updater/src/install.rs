@@ -3,7 +3,7 @@
 use crate::client::{Client, Trouble};
 use crate::command::{Runner, Said};
 use crate::config::{Config, hex, unhex};
-use crate::machine::{Event, Package};
+use crate::machine::{Event, Package, Packages};
 use crate::store::Folder;
 use pool_core::catalog::Release;
 use pool_core::version::Version;
@@ -51,22 +51,26 @@ pub fn version(config: &Config, runner: &Runner) -> Result<Version, String> {
 
 impl Installer<'_> {
     /// Whether it makes sense to begin, before anything is fetched.
-    fn check(&self, release: &Release) -> Result<(), String> {
+    fn check(&self, packages: Packages<'_>) -> Result<(), String> {
         if self.config.keys.is_empty() {
             return Err("no release can be trusted: the updater's configuration has no public key (`keys`)".into());
         }
-        if release.size > self.config.largest_package {
-            return Err(format!("the package has {} bytes; at most {} are taken", release.size, self.config.largest_package));
+        let all = || [Some(packages.to), packages.back].into_iter().flatten();
+        for size in all().map(|release| release.size) {
+            if size > self.config.largest_package {
+                return Err(format!("the package has {size} bytes; at most {} are taken", self.config.largest_package));
+            }
         }
         for folder in &self.config.install_folders {
             rustix::fs::access(folder, Access::WRITE_OK).map_err(|e| match e {
                 rustix::io::Errno::ROFS => format!("{} is read-only", folder.display()),
                 _ => format!("no right to write to {}: {}", folder.display(), io::Error::from(e)),
             })?;
-            self.check_room(folder, release.size.saturating_mul(UNPACKED))?;
+            self.check_room(folder, packages.to.size.saturating_mul(UNPACKED))?;
         }
-        let there = fs::metadata(self.folder.part(&release.sha256)).map_or(0, |part| part.len());
-        self.check_room(self.folder.path(), release.size.saturating_sub(there))
+        let there = |release: &Release| fs::metadata(self.folder.part(&release.sha256)).map_or(0, |part| part.len());
+        let to_come = all().map(|release| release.size.saturating_sub(there(release))).fold(0, u64::saturating_add);
+        self.check_room(self.folder.path(), to_come)
     }
 
     fn check_room(&self, folder: &Path, needed: u64) -> Result<(), String> {
@@ -84,12 +88,19 @@ impl Installer<'_> {
         ))
     }
 
-    /// Fetches the package, or the rest of it.
+    /// Fetches the packages, or the rest of them.
     ///
     /// # Errors
-    /// Why it is not there.
-    pub fn download(&self, client: &Client, release: &Release) -> Result<(), String> {
-        self.check(release)?;
+    /// Why they are not there.
+    pub fn download(&self, client: &Client, packages: Packages<'_>) -> Result<(), String> {
+        self.check(packages)?;
+        if let Some(back) = packages.back {
+            self.fetch(client, back).map_err(|why| format!("the package of {}, to go back to: {why}", back.version))?;
+        }
+        self.fetch(client, packages.to)
+    }
+
+    fn fetch(&self, client: &Client, release: &Release) -> Result<(), String> {
         if self.folder.package(&release.sha256).exists() {
             return Ok(());
         }
@@ -159,11 +170,18 @@ impl Installer<'_> {
         Ok(there == release.size)
     }
 
-    /// Compares the SHA-256, checks the signature, and keeps the package.
+    /// Compares the SHA-256, checks the signature, and keeps the packages.
     ///
     /// # Errors
-    /// It is not what the pool announced, or not from who may make releases.
-    pub fn verify(&self, release: &Release) -> Result<(), String> {
+    /// One is not what the pool announced, or not from who may make releases.
+    pub fn verify(&self, packages: Packages<'_>) -> Result<(), String> {
+        if let Some(back) = packages.back {
+            self.verify_one(back).map_err(|why| format!("the package of {}, to go back to: {why}", back.version))?;
+        }
+        self.verify_one(packages.to)
+    }
+
+    fn verify_one(&self, release: &Release) -> Result<(), String> {
         let (part, kept) = (self.folder.part(&release.sha256), self.folder.package(&release.sha256));
         let path = if part.exists() { &part } else { &kept };
         let actual = sha256(path).map_err(|e| format!("{}: {e}", path.display()))?;

@@ -38,7 +38,7 @@ pub struct Package {
 pub struct Stored {
     /// What is being done.
     pub work: Work,
-    /// The package of the last version that became ready, to go back to.
+    /// The package of the last version that became ready, or of the one that ran before that was found in the pool: to go back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub good: Option<Package>,
 }
@@ -108,6 +108,9 @@ pub struct Update {
     /// Its package, if it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<Package>,
+    /// Its release, while its package is not kept yet: it is fetched and verified with that of the new version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<Release>,
     /// While it goes back: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -129,10 +132,10 @@ pub enum Action<'a> {
     SayEnd(JobId, Attempt, &'a Ended),
     /// Say that the update is accepted; [`Event::Confirmed`] or [`Event::Refused`].
     Accept(Version),
-    /// Fetch the package, or the rest of it; [`Event::Done`] or [`Event::Failed`].
-    Download(&'a Release),
-    /// Compare SHA-256, check the signature, keep the package; [`Event::Done`] or [`Event::Failed`].
-    Verify(&'a Release),
+    /// Fetch the packages, or the rest of them; [`Event::Done`] or [`Event::Failed`].
+    Download(Packages<'a>),
+    /// Compare SHA-256, check the signature, keep the packages; [`Event::Done`] or [`Event::Failed`].
+    Verify(Packages<'a>),
     /// Install it; [`Event::Done`], [`Event::Untouched`] or [`Event::Failed`].
     Install(&'a Release),
     /// Restart the agent; [`Event::Done`] or [`Event::Failed`].
@@ -145,11 +148,31 @@ pub enum Action<'a> {
     SayUpdate(Version, &'a Ended),
 }
 
+/// What an update needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packages<'a> {
+    /// What will be installed.
+    pub to: &'a Release,
+    /// What can be gone back to, if it is not here yet.
+    pub back: Option<&'a Release>,
+}
+
+/// Whether an update may begin when there is no package to go back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WithoutWayBack {
+    /// Only if an administrator of the pool forces it.
+    #[default]
+    Refuse,
+    /// Yes.
+    GoOn,
+}
+
 /// What came of it. That the pool could not be reached is no event: the same is done again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The pool's answer, and what runs here.
-    Told(Option<Message>, Version),
+    /// The pool's answer, what runs here, and what the configuration says of updates that could not be undone.
+    Told(Option<Message>, Version, WithoutWayBack),
     /// The pool has taken note.
     Confirmed,
     /// The pool does not want it (any more).
@@ -230,8 +253,8 @@ impl Machine {
             Work::Updated { to, ended, .. } => Action::SayUpdate(*to, ended),
             Work::Update(update) => match (update.step, &update.back) {
                 (Step::Accepted, _) => Action::Accept(update.to.version),
-                (Step::Downloading, _) => Action::Download(&update.to),
-                (Step::Verifying, _) => Action::Verify(&update.to),
+                (Step::Downloading, _) => Action::Download(update.packages()),
+                (Step::Verifying, _) => Action::Verify(update.packages()),
                 (Step::Installing, _) => Action::Install(&update.to),
                 (Step::Restarting, _) | (Step::RollingBack, None) => Action::Restart,
                 (Step::AwaitingReady, _) => Action::AwaitReady(update.to.version),
@@ -243,7 +266,7 @@ impl Machine {
     /// Takes in what came of [`Machine::next`]. An event that cannot come of it changes nothing.
     pub fn on(&mut self, event: Event) {
         match (&mut self.stored.work, event) {
-            (Work::Idle, Event::Told(Some(message), runs)) => self.told(message, runs),
+            (Work::Idle, Event::Told(Some(message), runs, without)) => self.told(message, runs, without),
             (Work::Given { job, attempt, spec }, Event::Confirmed) => {
                 let (job, attempt, spec) = (*job, *attempt, core::mem::take(spec));
                 self.stored.work = Work::Running { job, attempt, spec };
@@ -258,7 +281,14 @@ impl Machine {
             (Work::Update(update), Event::Done) => match update.step {
                 Step::Accepted => {}
                 Step::Downloading => update.reach(Step::Verifying),
-                Step::Verifying => update.reach(Step::Installing),
+                Step::Verifying => {
+                    if let Some(release) = update.fetch.take() {
+                        let package = Package { version: release.version, sha256: release.sha256 };
+                        update.back = Some(package.clone());
+                        self.stored.good = Some(package);
+                    }
+                    update.reach(Step::Installing);
+                }
                 Step::Installing => update.reach(Step::Restarting),
                 Step::Restarting => update.reach(Step::AwaitingReady),
                 Step::AwaitingReady => {
@@ -279,22 +309,30 @@ impl Machine {
         }
     }
 
-    fn told(&mut self, message: Message, runs: Version) {
+    fn told(&mut self, message: Message, runs: Version, without: WithoutWayBack) {
         self.stored.work = match message {
             Message::Run { job, attempt, spec } => Work::Given { job, attempt, spec },
             // Somebody took back what is not here.
             Message::Stop { .. } => Work::Idle,
-            Message::Update { release, force } if release.version < runs && !force => {
+            Message::Update { release, force, .. } if release.version < runs && !force => {
                 let why = format!("{} is older than {runs}, which runs: an administrator can force that", release.version);
                 Work::Updated { to: release.version, step: Step::Accepted, ended: badly(why) }
             }
             Message::Update { release, .. } if release.version == runs => {
                 Work::Updated { to: release.version, step: Step::Accepted, ended: Ended::Well { result: String::new() } }
             }
-            Message::Update { release, .. } => {
+            Message::Update { release, force, previous } => {
                 let back = self.stored.good.clone().filter(|good| good.version == runs);
+                let fetch = previous.map(|release| *release).filter(|release| back.is_none() && release.version == runs);
+                if back.is_none() && fetch.is_none() && !force && without == WithoutWayBack::Refuse {
+                    let why = format!(
+                        "there would be no way back: the package of {runs}, which runs, is neither kept here nor published in the pool. Publish it, or have an administrator force the update"
+                    );
+                    self.stored.work = Work::Updated { to: release.version, step: Step::Accepted, ended: badly(why) };
+                    return;
+                }
                 let (step, why) = (Step::Accepted, None);
-                Work::Update(Box::new(Update { to: release, step, previous: runs, back, why, starts: 0 }))
+                Work::Update(Box::new(Update { to: release, step, previous: runs, back, fetch, why, starts: 0 }))
             }
         };
     }
@@ -332,12 +370,17 @@ impl Machine {
             _ => None,
         };
         let back = update.and_then(|update| update.back.as_ref()).map(|package| package.sha256.as_str());
+        let fetch = update.and_then(|update| update.fetch.as_ref()).map(|release| release.sha256.as_str());
         let to = update.map(|update| update.to.sha256.as_str());
-        self.stored.good.as_ref().map(|package| package.sha256.as_str()).into_iter().chain(back).chain(to)
+        self.stored.good.as_ref().map(|package| package.sha256.as_str()).into_iter().chain(back).chain(fetch).chain(to)
     }
 }
 
 impl Update {
+    const fn packages(&self) -> Packages<'_> {
+        Packages { to: &self.to, back: self.fetch.as_ref() }
+    }
+
     const fn reach(&mut self, step: Step) {
         self.step = step;
         self.starts = 0;

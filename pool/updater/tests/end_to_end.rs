@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[allow(dead_code, reason = "the rest is for tests of TLS")]
 mod support;
 
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use support::{Machine, World};
 #[test]
 fn an_update_is_installed_and_one_that_never_becomes_ready_is_taken_back() {
     let world = World::new();
+    world.publish("1.0.0", "ready=yes\n", None);
     let machine = Machine::new(&world, "m", &world.address, &json!({}));
     world.publish("2.0.0", "ready=yes\n", None);
     world.ask_for_update("m", None, false);
@@ -51,9 +53,46 @@ fn an_update_is_installed_and_one_that_never_becomes_ready_is_taken_back() {
 }
 
 #[test]
-fn without_a_kept_package_the_pool_hears_that_there_is_no_way_back() {
+fn the_first_update_has_its_way_back_from_the_pool_or_is_refused_or_forced() {
     let world = World::new();
     let machine = Machine::new(&world, "m", &world.address, &json!({}));
+    world.publish("2.0.0", "ready=no\n", None);
+    world.ask_for_update("m", None, false);
+    let agent = world.await_agent("m", "update failed", "1.0.0");
+    let why = agent["detail"].as_str().unwrap();
+    assert!(why.contains("there would be no way back: the package of 1.0.0, which runs, is neither kept"), "{why}");
+    assert_eq!(machine.read("installations"), "");
+
+    // Published, but not signed by whom the machine trusts: no way back either.
+    world.publish("1.0.0", "ready=yes\n", Some(&"0".repeat(128)));
+    world.ask_for_update("m", None, false);
+    let words = "the package of 1.0.0, to go back to: bad signature";
+    support::until(words, || world.agent("m")["detail"].as_str()?.contains(words).then_some(()));
+    assert_eq!(machine.read("installations"), "");
+
+    // Published as it should be.
+    world.tool(&["release", "withdraw", "p", "1.0.0"]);
+    world.publish("1.0.0", "ready=yes\n", None);
+    world.ask_for_update("m", None, false);
+    let words = "; went back to 1.0.0";
+    support::until(words, || world.agent("m")["detail"].as_str()?.contains(words).then_some(()));
+    assert_eq!(machine.status()["keptPackage"], "1.0.0");
+    assert!(machine.read("installed").contains("version=1.0.0"));
+
+    // An administrator forces it on another machine, and hears what that means.
+    world.tool(&["release", "withdraw", "p", "1.0.0"]);
+    let machine = Machine::new(&world, "n", &world.address, &json!({}));
+    world.ask_for_update("n", None, true);
+    let agent = world.await_agent("n", "update failed", "2.0.0");
+    let why = agent["detail"].as_str().unwrap();
+    assert!(why.contains("; going back was impossible: the package of 1.0.0 is not kept here"), "{why}");
+    assert!(machine.read("installed").contains("version=2.0.0"));
+}
+
+#[test]
+fn without_a_kept_package_the_pool_hears_that_there_is_no_way_back() {
+    let world = World::new();
+    let machine = Machine::new(&world, "m", &world.address, &json!({ "withoutWayBack": "goOn" }));
     world.publish("2.0.0", "ready=no\n", None);
     world.ask_for_update("m", None, false);
     let agent = world.await_agent("m", "update failed", "2.0.0");
@@ -78,6 +117,7 @@ fn an_agent_that_cannot_update_says_why_at_once_and_stays_usable() {
         ("readonly", json!({ "installFolders": ["/proc/sys/kernel/random"] }), "2.0.1", "/proc/sys/kernel/random"),
         ("large", json!({ "largestPackage": 10 }), "2.0.1", "at most 10 are taken"),
     ];
+    world.publish("1.0.0", "ready=yes\n", None);
     world.publish("2.0.0", "ready=yes\n", Some(&"0".repeat(128)));
     world.publish("2.0.1", "ready=yes\n", None);
     for (name, config, to, words) in cases {
@@ -161,7 +201,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, mut left: usize, mut see: impl F
 fn a_download_that_breaks_off_goes_on_where_it_was() {
     let world = World::new();
     let (address, seen) = breaking_proxy(&world.address);
-    let _machine = Machine::new(&world, "m", &address, &json!({}));
+    let _machine = Machine::new(&world, "m", &address, &json!({ "withoutWayBack": "goOn" }));
     world.publish("2.0.0", &format!("ready=yes\n{}", "0123456789abcdef\n".repeat(20_000)), None);
     world.ask_for_update("m", None, false);
     world.await_agent("m", "online", "2.0.0");
@@ -188,7 +228,7 @@ fn nothing_is_lost_or_done_twice_when_updaters_and_the_controller_are_killed() {
     let mut random = Random(seed);
     let mut world = World::new();
     let mut machines: Vec<Machine> =
-        ["a", "b"].iter().map(|name| Machine::new(&world, name, &world.address, &json!({}))).collect();
+        ["a", "b"].iter().map(|name| Machine::new(&world, name, &world.address, &json!({ "withoutWayBack": "goOn" }))).collect();
     let versions: Vec<String> = (2..6).map(|n| format!("{n}.0.0")).collect();
     for version in &versions {
         world.publish(version, if version == "4.0.0" { "ready=no\n" } else { "ready=yes\n" }, None);

@@ -1,10 +1,13 @@
 //! HTTP to the controller.
 
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 
 /// Why a command has no answer.
 #[derive(Debug)]
@@ -53,16 +56,20 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(server: &str, token_file: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn new(server: &str, token_file: Option<&Path>, ca: Option<&Path>) -> Result<Self, Failure> {
+        pool_core::server::check(server).map_err(Failure::Call)?;
         let token = match token_file {
             Some(path) => std::fs::read_to_string(path).map_err(|e| Failure::Call(format!("{}: {e}", path.display())))?,
             None => std::env::var("POOL_TOKEN")
                 .map_err(|_| Failure::Call("no token: --token-file FILE, POOL_TOKEN_FILE or POOL_TOKEN".into()))?,
         };
-        let config =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(90))).build();
+        let mut tls = TlsConfig::builder();
+        if let Some(path) = ca {
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates(path)?)));
+        }
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(90)));
         Ok(Self {
-            agent: config.into(),
+            agent: config.tls_config(tls.build()).build().into(),
             base: format!("{}/api/v1", server.trim_end_matches('/')),
             token: format!("Bearer {}", token.trim()),
         })
@@ -92,13 +99,29 @@ impl Client {
     }
 
     fn answer(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
-        let unreachable = |e: ureq::Error| Failure::Unreachable(format!("{}: {e}; is the controller running?", self.base));
+        let unreachable = |e: ureq::Error| {
+            let said = e.to_string();
+            match pool_core::server::explained(&said) {
+                Cow::Borrowed(said) => Failure::Unreachable(format!("{}: {said}; is the controller running?", self.base)),
+                Cow::Owned(words) => Failure::Unreachable(format!("{}: {words}", self.base)),
+            }
+        };
         let mut answer = answer.map_err(unreachable)?;
         let status = answer.status().as_u16();
         let text = answer.body_mut().with_config().limit(64 << 20).read_to_string().map_err(unreachable)?;
         let document = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
         if (200..300).contains(&status) { Ok(document) } else { Err(Failure::Problem { status, document }) }
     }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Failure> {
+    let pem = std::fs::read(path).map_err(|e| Failure::Call(format!("{}: {e}", path.display())))?;
+    let certificates = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let found: Vec<_> = certificates.collect();
+    if found.is_empty() { Err(Failure::Call(format!("{}: no certificate is in it", path.display()))) } else { Ok(found) }
 }
 
 /// A text as one segment of a path, or one value of a query.

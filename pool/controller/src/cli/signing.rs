@@ -1,12 +1,13 @@
 //! Signatures of releases: made where the key is safe, checked by the updaters. Neither the controller nor its database has the key.
 
+use super::Done;
 use super::client::Failure;
-use super::{Done, json};
 use crate::auth::hex;
 use pool_core::catalog::Release;
 use pool_core::version::Version;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

@@ -83,8 +83,11 @@ pub enum Message {
     Update {
         /// To what.
         release: Release,
-        /// Whether it may be a lower version.
+        /// Whether it may be a lower version, or an update without a way back.
         force: bool,
+        /// The release of the version that the agent runs, if the pool has it: to go back to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<Box<Release>>,
     },
 }
 
@@ -212,8 +215,9 @@ impl Pool {
                     _ => None,
                 },
                 (Update::Asked { to, force, .. } | Update::UnderWay { to, force, .. }, None) => {
-                    let release = self.head.releases.iter().find(|release| release.version == *to)?;
-                    Some(Message::Update { release: release.clone(), force: *force })
+                    let release = |version| self.head.releases.iter().find(|release| release.version == version).cloned();
+                    let previous = release(agent.version).map(Box::new);
+                    Some(Message::Update { release: release(*to)?, force: *force, previous })
                 }
                 (Update::None | Update::Failed { .. } | Update::Overdue { .. }, None) => None,
             },

@@ -1,6 +1,6 @@
 //! The machine against the pool's own decisions, with the power cut before, in the middle of and after every single thing it does.
 
-use super::{Action, Event, MOST_STARTS, Machine, Package, Stored, Work};
+use super::{Action, Event, MOST_STARTS, Machine, Package, Stored, WithoutWayBack, Work};
 use pool_core::agent::{AgentId, Update};
 use pool_core::catalog::{Release, Task};
 use pool_core::job::{JobState, Spec, TaskCall};
@@ -47,6 +47,16 @@ enum Fate {
     Busy,
 }
 
+/// Where the package of the version before is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Back {
+    Kept,
+    /// Not here, but in the pool.
+    Published,
+    /// Nowhere, and the configuration says to go on.
+    Nowhere,
+}
+
 struct World {
     pool: Pool,
     id: AgentId,
@@ -56,23 +66,30 @@ struct World {
     half: bool,
     fate: Fate,
     downloaded: bool,
+    /// Whether the package to go back to is here.
+    back: bool,
     performed: u32,
     /// What was done, for the report of a failed test.
     story: Vec<String>,
 }
 
 impl World {
-    fn new(fate: Fate, kept: bool) -> Self {
+    fn new(fate: Fate, back: Back) -> Self {
         let mut pool = Pool::new(Head::default());
         let now = Millis(1_000_000);
         let person = Actor::Person("admin".into());
         pool.put_task(now, &person, Task { name: "t".into(), version: version("1"), minimum_agent_version: None }).unwrap();
         let report = Report { version: version("1.0"), capabilities: Default::default(), doing: Doing::Idle };
         let id = pool.register(now, "m", report).unwrap();
+        if back == Back::Published {
+            pool.publish(now, &person, release("1.0")).unwrap();
+        }
+        let kept = back == Back::Kept;
         let good = kept.then(|| Package { version: version("1.0"), sha256: "a".repeat(64) });
         let disk = Stored { work: Work::Idle, good };
         let installed = version("1.0");
-        Self { pool, id, now: now.0, disk, installed, half: false, fate, downloaded: false, performed: 0, story: Vec::new() }
+        let (downloaded, story) = (false, Vec::new());
+        Self { pool, id, now: now.0, disk, installed, half: false, fate, downloaded, back: kept, performed: 0, story }
     }
 
     fn ask_for_update(&mut self) {
@@ -105,7 +122,7 @@ impl World {
                 let report = Report { version: self.installed, capabilities: Default::default(), doing: Doing::Idle };
                 self.pool.hear(now, self.id, &report).unwrap();
                 self.pool.schedule(now);
-                Event::Told(self.pool.message(self.id, Doing::Idle), self.installed)
+                Event::Told(self.pool.message(self.id, Doing::Idle), self.installed, WithoutWayBack::GoOn)
             }
             Action::Begin(job, attempt) => said(self.pool.begin_job(now, self.id, *job, *attempt)),
             Action::SayEnd(job, attempt, ended) => said(self.pool.end_job(now, self.id, *job, *attempt, (*ended).clone())),
@@ -115,13 +132,14 @@ impl World {
                 self.performed += 1;
                 Event::Performed(Ended::Well { result: "{}".into() })
             }
-            Action::Download(_) => {
+            Action::Download(packages) => {
                 self.downloaded |= !half;
+                self.back |= !half && packages.back.is_some();
                 Event::Done
             }
             Action::Verify(_) if self.fate == Fate::BadSignature => Event::Failed("the signature is wrong".into()),
-            Action::Verify(_) => {
-                assert!(self.downloaded);
+            Action::Verify(packages) => {
+                assert!(self.downloaded && (self.back || packages.back.is_none()));
                 Event::Done
             }
             Action::Install(_) if self.fate == Fate::Busy => Event::Untouched("the package manager is busy".into()),
@@ -136,6 +154,7 @@ impl World {
             Action::Restart => Event::Done,
             Action::AwaitReady(wanted) => event(self.ready(*wanted)),
             Action::GoBack(package) => {
+                assert!(self.back, "{:#?}", self.story);
                 self.half = half;
                 self.installed = if half { self.installed } else { package.version };
                 event(self.ready(package.version))
@@ -174,7 +193,7 @@ impl World {
             match event {
                 // All that is remembered is on the disk.
                 None => machine = Machine::resume(serde_json::from_str(&serde_json::to_string(&self.disk).unwrap()).unwrap()),
-                Some(Event::Told(None, _)) => return count,
+                Some(Event::Told(None, _, _)) => return count,
                 Some(event) => machine.on(event),
             }
             self.disk = machine.stored().clone();
@@ -182,7 +201,7 @@ impl World {
         panic!("no end: {:#?}", self.story);
     }
 
-    fn judge_update(&self, kept: bool) {
+    fn judge_update(&self, back: Back) {
         let agent = self.pool.agent(self.id).unwrap();
         let story = &self.story;
         assert_eq!(agent.version, self.installed, "the pool believes in another version: {story:#?}");
@@ -196,7 +215,7 @@ impl World {
                 if why.contains("; went back to 1.0") {
                     assert_eq!((self.installed, self.half), (version("1.0"), false), "{why} {story:#?}");
                 } else if why.contains("going back was impossible") {
-                    assert!(!kept, "{why} {story:#?}");
+                    assert_eq!(back, Back::Nowhere, "{why} {story:#?}");
                 } else {
                     assert!(matches!(self.fate, Fate::BadSignature | Fate::Busy), "{why} {story:#?}");
                     assert_eq!((self.installed, self.half), (version("1.0"), false), "{why} {story:#?}");
@@ -214,12 +233,12 @@ const FATES: [Fate; 5] = [Fate::Good, Fate::Fails, Fate::NeverReady, Fate::BadSi
 fn an_update_ends_with_the_new_version_or_the_old_one_whenever_the_power_is_cut_once_or_twice() {
     let mut worlds = 0;
     for fate in FATES {
-        for kept in [true, false] {
+        for back in [Back::Kept, Back::Published, Back::Nowhere] {
             let run = |cuts: &[(usize, Cut)]| {
-                let mut world = World::new(fate, kept);
+                let mut world = World::new(fate, back);
                 world.ask_for_update();
                 let length = world.run(cuts);
-                world.judge_update(kept);
+                world.judge_update(back);
                 length
             };
             let length = run(&[]);
@@ -242,7 +261,7 @@ fn an_update_ends_with_the_new_version_or_the_old_one_whenever_the_power_is_cut_
 #[test]
 fn a_good_update_stays_good_after_a_power_cut() {
     for at in 0..9 {
-        let mut world = World::new(Fate::Good, true);
+        let mut world = World::new(Fate::Good, Back::Kept);
         world.ask_for_update();
         world.run(&[(at, Cut::Half)]);
         assert_eq!(world.installed, version("2.0"), "{:#?}", world.story);
@@ -251,7 +270,7 @@ fn a_good_update_stays_good_after_a_power_cut() {
 
 #[test]
 fn a_step_that_takes_the_machine_down_each_time_is_not_repeated_for_ever() {
-    let mut world = World::new(Fate::Good, true);
+    let mut world = World::new(Fate::Good, Back::Kept);
     world.ask_for_update();
     // Ask, accept, download, verify, then the installation again and again.
     let cuts: Vec<_> = (4..4 + MOST_STARTS as usize).map(|at| (at, Cut::Half)).collect();
@@ -265,7 +284,7 @@ fn a_step_that_takes_the_machine_down_each_time_is_not_repeated_for_ever() {
 fn a_job_is_done_at_most_once_and_always_has_an_end() {
     for cuts in (0..6).flat_map(|first| (0..6).flat_map(move |second| CUTS.map(|a| CUTS.map(|b| [(first, a), (second, b)])))) {
         for cuts in cuts {
-            let mut world = World::new(Fate::Good, true);
+            let mut world = World::new(Fate::Good, Back::Kept);
             world.submit();
             world.run(&cuts);
             world.pool.tick(Millis(world.now));
@@ -286,7 +305,8 @@ fn a_job_is_done_at_most_once_and_always_has_an_end() {
 fn a_downgrade_is_refused_unless_it_is_forced_and_what_runs_already_is_not_installed() {
     let told = |to: &str, force: bool| {
         let mut machine = Machine::default();
-        machine.on(Event::Told(Some(Message::Update { release: release(to), force }), version("1.5")));
+        let message = Message::Update { release: release(to), force, previous: None };
+        machine.on(Event::Told(Some(message), version("1.5"), WithoutWayBack::GoOn));
         match &machine.stored().work {
             Work::Updated { ended: Ended::Badly { why }, .. } => why.clone(),
             Work::Updated { ended: Ended::Well { .. }, .. } => "well".into(),
@@ -298,6 +318,32 @@ fn a_downgrade_is_refused_unless_it_is_forced_and_what_runs_already_is_not_insta
     assert_eq!(told("1.0", true), "goes ahead");
     assert_eq!(told("1.5.0", false), "well");
     assert_eq!(told("2.0", false), "goes ahead");
+}
+
+#[test]
+fn an_update_begins_only_with_a_way_back_unless_an_administrator_or_the_configuration_says_otherwise() {
+    let told = |good: Option<&str>, previous: Option<&str>, force: bool, without: WithoutWayBack| {
+        let good = good.map(|good| Package { version: version(good), sha256: "a".repeat(64) });
+        let mut machine = Machine::resume(Stored { work: Work::Idle, good });
+        let previous = previous.map(|previous| Box::new(release(previous)));
+        machine.on(Event::Told(Some(Message::Update { release: release("2.0"), force, previous }), version("1.5"), without));
+        match &machine.stored().work {
+            Work::Updated { ended: Ended::Badly { why }, .. } => why.clone(),
+            Work::Update(update) => format!("kept {:?}, fetches {}", update.back.is_some(), update.fetch.is_some()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let refuse = WithoutWayBack::Refuse;
+    assert_eq!(
+        told(None, None, false, refuse),
+        "there would be no way back: the package of 1.5, which runs, is neither kept here nor published in the pool. Publish it, or have an administrator force the update"
+    );
+    // Of another version than runs, it is no way back to what runs.
+    assert!(told(Some("1.4"), Some("1.3"), false, refuse).starts_with("there would be no way back"));
+    assert_eq!(told(Some("1.5"), Some("1.5"), false, refuse), "kept true, fetches false");
+    assert_eq!(told(Some("1.4"), Some("1.5"), false, refuse), "kept false, fetches true");
+    assert_eq!(told(None, None, true, refuse), "kept false, fetches false");
+    assert_eq!(told(None, None, false, WithoutWayBack::GoOn), "kept false, fetches false");
 }
 
 #[test]

@@ -47,13 +47,15 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct World {
     pub(crate) folder: PathBuf,
     pub(crate) address: String,
+    /// With TLS: the authority's certificate.
+    pub(crate) ca: Option<PathBuf>,
     controller: Option<Child>,
     token: String,
     http: ureq::Agent,
     public_key: String,
 }
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let path = Path::new(UPDATER).with_file_name("azure-proxy-agent-pool");
     assert!(path.exists(), "{} is not built: cargo build -p azure-proxy-agent-pool", path.display());
     path
@@ -73,12 +75,27 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::begin(false)
+    }
+
+    /// The controller has a certificate for 127.0.0.1.
+    pub(crate) fn secure() -> Self {
+        Self::begin(true)
+    }
+
+    fn begin(secure: bool) -> Self {
         let folder = std::env::temp_dir().join(format!("updater-test-{}-{}", id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir_all(&folder).unwrap();
-        let http =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60))).build();
+        let mut http = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
+        let ca = secure.then(|| authority(&folder, "ca"));
+        if let Some(ca) = &ca {
+            certificate(&folder, "ca", "server", "IP:127.0.0.1");
+            let ca = ureq::tls::Certificate::from_pem(&fs::read(ca).unwrap()).unwrap();
+            let roots = ureq::tls::RootCerts::Specific(vec![ca].into());
+            http = http.tls_config(ureq::tls::TlsConfig::builder().root_certs(roots).build());
+        }
         let (address, token, public_key) = ("127.0.0.1:0".into(), String::new(), String::new());
-        let mut world = Self { folder, address, controller: None, token, http: http.into(), public_key };
+        let mut world = Self { folder, address, ca, controller: None, token, http: http.build().into(), public_key };
         world.start_controller();
         world.token = fs::read_to_string(world.folder.join("pool.admin-token")).unwrap().trim().into();
         world.public_key = world.tool(&["release", "keygen", "--key", &world.path("release.key")]).trim().into();
@@ -92,16 +109,25 @@ impl World {
         self.folder.join(name).display().to_string()
     }
 
+    pub(crate) const fn scheme(&self) -> &'static str {
+        if self.ca.is_some() { "https" } else { "http" }
+    }
+
     /// At the same address as before.
     pub(crate) fn start_controller(&mut self) {
-        let mut child = Command::new(program())
-            .args(["serve", "--listen", &self.address, "--database", &self.path("pool.db")])
+        let mut command = Command::new(program());
+        command.args(["serve", "--listen", &self.address, "--database", &self.path("pool.db")]);
+        if self.ca.is_some() {
+            command.args(["--tls-certificate", &self.path("server.pem"), "--tls-key", &self.path("server.key")]);
+        }
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(File::options().append(true).create(true).open(self.folder.join("controller.log")).unwrap())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        self.address = lines.find_map(|line| Some(line.unwrap().strip_prefix("listening on http://")?.to_owned())).unwrap();
+        self.address =
+            lines.find_map(|line| Some(line.unwrap().strip_prefix("listening on ")?.split_once("://")?.1.to_owned())).unwrap();
         self.controller = Some(child);
     }
 
@@ -115,7 +141,13 @@ impl World {
     /// The controller's command line.
     pub(crate) fn tool(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(program());
-        command.args(arguments).env("POOL_SERVER", format!("http://{}", self.address)).env("POOL_TOKEN", &self.token);
+        command
+            .args(arguments)
+            .env("POOL_SERVER", format!("{}://{}", self.scheme(), self.address))
+            .env("POOL_TOKEN", &self.token);
+        if let Some(ca) = &self.ca {
+            command.env("POOL_CA", ca);
+        }
         let output = command.output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -131,7 +163,7 @@ impl World {
     pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
         let request = ureq::http::Request::builder()
             .method(method)
-            .uri(format!("http://{}/api/v1{path}", self.address))
+            .uri(format!("{}://{}/api/v1{path}", self.scheme(), self.address))
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", "application/json");
         let text = if body.is_null() { String::new() } else { body.to_string() };
@@ -188,6 +220,27 @@ impl Drop for World {
     }
 }
 
+fn openssl(folder: &Path, line: &str) {
+    let output = Command::new("openssl").args(line.split(' ')).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A certificate authority; its certificate.
+pub(crate) fn authority(folder: &Path, name: &str) -> PathBuf {
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(folder, &format!("req -x509 {new} -days 30 -subj /CN={name} -keyout {name}.key -out {name}.pem"));
+    folder.join(format!("{name}.pem"))
+}
+
+/// A server's certificate from it, `name`.pem, and its key, `name`.key.
+pub(crate) fn certificate(folder: &Path, ca: &str, name: &str, whom: &str) {
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(folder, &format!("req {new} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+    fs::write(folder.join(format!("{name}.ext")), format!("subjectAltName={whom}\n")).unwrap();
+    let sign = format!("-CA {ca}.pem -CAkey {ca}.key -CAcreateserial -days 30 -extfile {name}.ext");
+    openssl(folder, &format!("x509 -req -in {name}.csr {sign} -out {name}.pem"));
+}
+
 /// A machine with an updater.
 pub(crate) struct Machine {
     pub(crate) name: String,
@@ -223,9 +276,12 @@ impl Machine {
         fs::write(path("updater.json"), config.to_string()).unwrap();
         let token = world.tool(&["token", "create", name, "--role", "register", "--pool", "p"]);
         fs::write(path("token"), token).unwrap();
-        let server = format!("http://{address}");
+        let server = format!("{}://{address}", world.scheme());
         let mut register = Command::new(UPDATER);
         register.args(["register", "--server", &server, "--pool", "p", "--name", name, "--token-file", &path("token")]);
+        if let Some(ca) = &world.ca {
+            register.arg("--ca").arg(ca);
+        }
         let output = register.args(["--config", &path("updater.json")]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut machine = Self { name: name.into(), folder, child: None };
