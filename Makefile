@@ -106,11 +106,11 @@ vm: root ## A shell in a machine of its own that has the package; KERNEL=5.10|6.
 	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
 	@$(VM) shell $(VM_OPTIONS)
 
-vm-test: root ## debian/tests in such machines; CASES='reboot purge' KERNEL= [AGENT=minimal] [DEB=] [OLD=] [RESULTS=] [CPUS=] [MEMORY=] (root)
+vm-test: root ## debian/tests in such machines; CASES='reboot purge' KERNEL= [AGENT=minimal] [DEB=] [OLD=] [RESULTS=] [CPUS=] [MEMORY=] [JOBS=2] (root)
 	@.ci/install build vm
 	$(CARGO) build --release --locked -p azure-host-sim --bins
 	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
-	@$(VM) test $(VM_OPTIONS) --results "$(or $(RESULTS),$(TARGET)/vm-results)" --cases '$(CASES)'
+	@$(VM) test $(VM_OPTIONS) $(if $(JOBS),--jobs $(JOBS)) --results "$(or $(RESULTS),$(TARGET)/vm-results)" --cases '$(CASES)'
 
 changelog: ## Every change in CHANGELOG.md names the tests that cover it
 	@$(SRU) gate
