@@ -64,7 +64,7 @@ MATRIX = (
     Combination("amd64", "bullseye-kernel-5.10", FULL, "standard", "5.10", 2, "1024M", PRE_UPDATE + ("reboot", "old-kernel-fallback")),
     Combination("amd64", "bullseye-kernel-5.10", MINIMAL, "standard", "5.10", 2, "1024M", ("upgrade-from-previous", "old-kernel-fallback")),
     Combination("amd64", "noble-azure", FULL, "standard", None, 2, "4G", _ALL, "an Ubuntu image with the azure kernel is built from -proposed in the cloud"),
-    Combination("amd64", "noble-azure-minimal", MINIMAL, "standard", None, 2, "4G", _ALL, "as before, from the minimal image"),
+    Combination("amd64", "noble-azure-minimal", MINIMAL, "standard", None, 2, "4G", _ALL, "an Ubuntu minimal image is built from -proposed in the cloud"),
     Combination("amd64", "noble-azure", FULL, "large", None, 64, "256G", PRE_UPDATE, "a machine of that size exists only in the cloud"),
     Combination("amd64", "noble-azure-fips", FULL, "standard", None, 2, "4G", PRE_UPDATE, "FIPS images need the cloud's archive"),
     Combination("amd64", "noble-confidential", FULL, "standard", None, 2, "8G", PRE_UPDATE, "confidential virtual machines need the hardware"),

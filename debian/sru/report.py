@@ -88,15 +88,20 @@ See the changelog entry below for a full list of changes and bugs.
 The following development and SRU process was followed:
 {PROCESS}
 
-Before the upload these cases were run on machines with the installed packages, from {results.old}
+Before the upload these cases were run on the installed packages, from {results.old}
 to {results.new} (commit {results.commit}), started {results.started}.
-{len(results.of('passed'))} passed, none failed:
+The machines are emulated ones with a simulated Azure host, a fresh one for each case; none is in Azure.
+{len(results.of('passed'))} cases passed, none failed:
 
 {_ran(results, said)}
 
 The packages that were tested:
 
 {chr(10).join(f'    {sha}  {name}' for name, sha in results.packages.items())}
+
+Automated tests that cover what is new:
+
+{_tests(versions)}
 
 What each case shows:
 
@@ -129,7 +134,7 @@ The rules that hold:
 
 
 def _wrapped(lines):
-    return "\n".join(line for words in lines for line in textwrap.wrap(words, 120, subsequent_indent="   ", break_long_words=False))
+    return "\n".join(line for words in lines for line in textwrap.wrap(words, 120, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False))
 
 
 def _notable(versions):
@@ -144,7 +149,7 @@ def _notable(versions):
 
 
 def _first_sentence(told):
-    return re.split(r"(?<=[.;:])\s", told.replace("`", ""), maxsplit=1)[0].rstrip(".;:") + "."
+    return re.split(r"(?<=[.;:])(?<!LP:)\s", told.replace("`", ""), maxsplit=1)[0].rstrip(".;:") + "."
 
 
 def _ran(results, said):
@@ -154,11 +159,20 @@ def _ran(results, said):
         passed = [r.case for r in outcomes if r.outcome == "passed"]
         machine = f"{combination.cpus} CPU, {combination.memory}"
         if passed:
-            lines.append(f" * {combination.name} ({machine}): passed: {', '.join(passed)}")
+            lines.append(f" * {combination.name} ({machine}): passed: {_cases(passed)}")
         elif outcomes:
             state = _state(said[combination.name], "PENDING in the cloud")
-            lines.append(f" * {combination.name} ({machine}): {state} ({combination.pending}): {', '.join(r.case for r in outcomes)}")
+            lines.append(f" * {combination.name} ({machine}): {state} ({combination.pending}): {_cases([r.case for r in outcomes])}")
     return _wrapped(lines)
+
+
+def _cases(names):
+    return f"all {len(names)} cases" if set(names) == set(plan.CASES) else ", ".join(names)
+
+
+def _tests(versions):
+    entries = [entry for version in versions for entry in version.entries if entry.tests]
+    return _wrapped(f" * {_first_sentence(entry.told)} {', '.join(entry.tests)}" for entry in entries) or " * nothing that can be tested is new"
 
 
 def _people(said):

@@ -67,6 +67,7 @@ class Report(unittest.TestCase):
             "azure-proxy-agent (0.2.0-0) …",
             "ab" * 32 + "  azure-proxy-agent_0.2.0-0_amd64.deb",
             "PENDING in the cloud",
+            " * Something (LP: #77). debian/tests/purge",
             "[vendor-proposed-run] PENDING",
             "is required before the package is let into",
             "only after the summary of testing is attached",
