@@ -58,8 +58,8 @@ _ALL = tuple(CASES)
 MATRIX = (
     Combination("amd64", "bookworm-6.1", FULL, "standard", "6.1", 2, "1024M", _ALL),
     Combination("amd64", "bookworm-6.1", MINIMAL, "small", "6.1", 1, "512M", PRE_UPDATE + ("first-boot", "broken-upgrade", "killed", "purge")),
-    Combination("amd64", "bookworm-6.1", FULL, "small", "6.1", 1, "512M", PRE_UPDATE),
-    Combination("amd64", "trixie-kernel-6.12", FULL, "large", "6.12", 4, "2048M", PRE_UPDATE + ("first-boot", "old-kernel-fallback")),
+    Combination("amd64", "bookworm-6.1", FULL, "small", "6.1", 1, "512M", ("upgrade-from-previous", "service-running")),
+    Combination("amd64", "trixie-kernel-6.12", FULL, "large", "6.12", 4, "2048M", PRE_UPDATE + ("old-kernel-fallback",)),
     Combination("amd64", "trixie-kernel-6.12", MINIMAL, "standard", "6.12", 2, "1024M", ("upgrade-from-previous", "reboot")),
     Combination("amd64", "bullseye-kernel-5.10", FULL, "standard", "5.10", 2, "1024M", PRE_UPDATE + ("reboot", "old-kernel-fallback")),
     Combination("amd64", "bullseye-kernel-5.10", MINIMAL, "standard", "5.10", 2, "1024M", ("upgrade-from-previous", "old-kernel-fallback")),
