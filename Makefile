@@ -24,7 +24,7 @@ VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --
     $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(OLD),--old '$(OLD)') \
     --deb "$(or $(DEB),$$(ls -t "$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb}"/azure-proxy-agent$(if $(filter minimal,$(AGENT)),-minimal)_*_amd64.deb | head -n 1))"
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test pool-storm changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -73,13 +73,22 @@ fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 	@.ci/install build fuzz
 	fuzz/run $(TIME)
 
-pool-test: ## The pool (update control for fleets): format, clippy, tests on SQLite, PostgreSQL, in Chromium
+pool-test: root ## The pool (update control for fleets): format, clippy, tests on SQLite, PostgreSQL, with real agents, in Chromium (root)
+	@.ci/install build pool
 	$(CARGO) fmt --all --check --manifest-path pool/Cargo.toml
 	$(CARGO) clippy --all-targets --locked --manifest-path pool/Cargo.toml -- -D warnings
-	@.ci/install pool
+	@# The agents of pool/fleet; after make test it is there already.
+	$(CARGO) build --workspace --locked
 	pool/with-postgres $(CARGO) test --locked --manifest-path pool/Cargo.toml
 	$(CARGO) build --locked --manifest-path pool/Cargo.toml --bins
 	pool/controller/tests/page/test_page.py $(or $(CARGO_TARGET_DIR),pool/target)/debug/azure-proxy-agent-pool
+
+pool-storm: root ## Controllers, updaters and agents of a pool killed for TIME=300 seconds, on SQLite, then on PostgreSQL; SEED= (root)
+	@.ci/install build pool
+	$(CARGO) build --workspace --locked
+	$(CARGO) build --locked --manifest-path pool/Cargo.toml --bins
+	POOL_STORM=$(if $(filter-out 0,$(TIME)),$(TIME),300) $(if $(SEED),POOL_STORM_SEED=$(SEED)) pool/with-postgres \
+	    $(CARGO) test --locked --manifest-path pool/Cargo.toml -p fleet --test fleet -- storm --nocapture --test-threads 1
 
 tarball: ## For images without a package manager: target/tarball; AGENT=minimal for the other daemon
 	@.ci/install build

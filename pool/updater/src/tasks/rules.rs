@@ -59,10 +59,12 @@ impl Tasks<'_> {
             Err(e) => return Err(format!("nothing was changed: {}: {e}", path.display())),
         };
         let changed = old.as_deref() != Some(&text);
+        let mut complaint_before = None;
         if changed {
+            complaint_before = self.complaint(&agent, &path);
             self.write_rules(&path, old, &text)?;
         }
-        let seen = self.await_rules(&agent, &path);
+        let seen = self.await_rules(&agent, &path, complaint_before.as_deref());
         match seen {
             Ok(seen) => {
                 self.forget_before()?;
@@ -116,22 +118,25 @@ impl Tasks<'_> {
         self.forget_before()
     }
 
-    /// Gives the agent time to look at the file. Whether it was seen to run meanwhile; what it says is wrong, if it does.
-    fn await_rules(&self, agent: &AgentConfig, path: &Path) -> Result<bool, String> {
+    /// What the running agent says is wrong with this file.
+    fn complaint(&self, agent: &AgentConfig, path: &Path) -> Option<String> {
         let name = path.display().to_string();
+        let (status, _) = self.status(agent).ok()?;
+        let message = status["proxyAgentStatus"]["keyLatchStatus"]["message"].as_str().unwrap_or_default();
+        message.split_once(&name).map(|(_, rest)| format!("{name}{rest}"))
+    }
+
+    /// Gives the agent time to look at the file. Whether it was seen to run meanwhile; what it says is wrong, if it does. What it said before is about the file
+    /// before, until the time is up: its status follows what it does by a second.
+    fn await_rules(&self, agent: &AgentConfig, path: &Path, before: Option<&str>) -> Result<bool, String> {
         let deadline = Instant::now() + Duration::from_secs(self.config.rules_within);
         loop {
-            let status = self.status(agent);
-            if let Ok((status, _)) = &status {
-                let message = status["proxyAgentStatus"]["keyLatchStatus"]["message"].as_str().unwrap_or_default();
-                if let Some((_, rest)) = message.split_once(&name) {
-                    return Err(format!("{name}{rest}"));
-                }
+            let over = Instant::now() >= deadline;
+            match self.complaint(agent, path) {
+                Some(why) if over || before != Some(&why) => return Err(why),
+                _ if over => return Ok(self.status(agent).is_ok_and(|(_, age)| age < 120)),
+                _ => thread::sleep(Duration::from_millis(100)),
             }
-            if Instant::now() >= deadline {
-                return Ok(status.is_ok_and(|(_, age)| age < 120));
-            }
-            thread::sleep(Duration::from_millis(100));
         }
     }
 }

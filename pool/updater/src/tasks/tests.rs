@@ -103,6 +103,37 @@ fn rules_are_applied_whole_with_the_mode_that_the_agent_demands() {
 }
 
 #[test]
+fn what_the_agent_said_of_the_file_before_is_not_held_against_the_new_one() {
+    let mut machine = Machine::new();
+    machine.config.rules_within = 600;
+    let complaint = |why: &str| format!("fail-closed, because {} cannot be used: {why})", machine.rules().display());
+    machine.say(&complaint("old"));
+    std::thread::scope(|scope| {
+        let apply = scope.spawn(|| machine.perform("ApplyRules", "1.0.0", r#"{"destination": "imds", "document": {"id": "a"}}"#));
+        while !machine.rules().exists() {
+            std::thread::yield_now();
+        }
+        // Another complaint is about the new file.
+        machine.say(&complaint("new"));
+        let why = apply.join().unwrap().unwrap_err();
+        assert!(why.contains("the agent rejected it, and the file is again as it was: ") && why.contains("used: new"), "{why}");
+    });
+    assert!(!machine.rules().exists());
+    // The agent is content in the end.
+    machine.config.rules_within = 2;
+    let path = machine.rules();
+    machine.say(&format!("fail-closed, because {} cannot be used: old)", path.display()));
+    std::thread::scope(|scope| {
+        let apply = scope.spawn(|| machine.perform("ApplyRules", "1.0.0", r#"{"destination": "imds", "document": {"id": "a"}}"#));
+        while !path.exists() && !apply.is_finished() {
+            std::thread::yield_now();
+        }
+        machine.say("");
+        assert_eq!(apply.join().unwrap().unwrap()["changed"], true);
+    });
+}
+
+#[test]
 fn rules_that_the_check_rejects_change_nothing() {
     let machine = Machine::new();
     fs::write(machine.rules(), "old").unwrap();

@@ -1,0 +1,3 @@
+//! See `--help`.
+#![forbid(unsafe_code)]
+fn main() {}
