@@ -57,7 +57,10 @@ impl Fleet {
             let started: Vec<_> = names.iter().copied().map(start).collect();
             started.into_iter().map(|machine| machine.join().unwrap()).collect()
         });
-        Self { machines: machines.unwrap(), controllers, folder }
+        let fleet = Self { machines: machines.unwrap(), controllers, folder };
+        // What they run: the way back of their first update.
+        fleet.publish(0, Build::Good);
+        fleet
     }
 
     pub(crate) fn machine(&self, name: &str) -> &Machine {
