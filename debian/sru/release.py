@@ -97,7 +97,7 @@ def _documents(root, name, now):
     """What else states the version: the heads of the manual pages, as docs/generate writes them, and the RPM's spec."""
     for page in sorted((root / "docs").glob("*.[58]")):
         _replace(page, r'(?m)^(\.TH \S+ \d) "[^"]*" "(\S+) [^"]*"', rf'\g<1> "{now.date().isoformat()}" "\g<2> {name}"', "a head with date and version")
-    _replace(root / "debian/rpm/azure-proxy-agent.spec", r"(?m)^(Version: +)\S+$", rf"\g<1>{name}", "a Version")
+    _replace(root / "debian/rpm/azure-proxy-agent.spec", r"(?m)^(%\{!\?agent_version: %global agent_version )\S+\}$", rf"\g<1>{name}}}", "a version")
 
 
 def _replace(path, pattern, new, what):

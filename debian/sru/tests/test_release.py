@@ -61,7 +61,7 @@ class Release(unittest.TestCase):
             )  # fmt: skip
         # FS-115: revision 0.
         self.assertTrue((self.root / "debian/changelog").read_text().startswith("azure-proxy-agent (9.8.7-0) unstable; urgency=medium\n"))
-        self.assertRegex((self.root / "debian/rpm/azure-proxy-agent.spec").read_text(), r"(?m)^Version: +9\.8\.7$")
+        self.assertRegex((self.root / "debian/rpm/azure-proxy-agent.spec").read_text(), r"agent_version 9\.8\.7\}")
         for page in (self.root / "docs").glob("*.[58]"):
             self.assertIn(' 9.8.7" "', page.read_text().split(".SH", 1)[0])
         self.assertIn("## [9.8.7] - ", (self.root / "CHANGELOG.md").read_text())
