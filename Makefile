@@ -24,7 +24,10 @@ VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --
     $(if $(CPUS),--cpus $(CPUS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(OLD),--old '$(OLD)') \
     --deb "$(or $(DEB),$$(ls -t "$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb}"/azure-proxy-agent$(if $(filter minimal,$(AGENT)),-minimal)_*_amd64.deb | head -n 1))"
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test pool-storm changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
+# Where make pool-deb puts the packages of the pool; POOL_DEB=folder for others.
+POOL_DEBS = $${AZURE_PROXY_AGENT_POOL_DEB:-$(abspath $(or $(CARGO_TARGET_DIR),pool/target))/pool-deb}
+
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test pool-storm pool-deb pool-vm-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -101,6 +104,11 @@ deb-check: root ## The packages of make deb: installed, upgraded, removed in a c
 	debian/check-install "$(TARGET)/deb"
 	AZURE_PROXY_AGENT_DEB="$(TARGET)/deb" debian/check-reproducible
 
+pool-deb: ## Debian packages of the pool, controller and updater, from the last commit: pool/target/pool-deb, or DEB_OUT=folder; ARCH=arm64
+	@.ci/install build deb pool-deb
+	AZURE_PROXY_AGENT_POOL_DEB="$(or $(DEB_OUT),$(POOL_DEBS))" \
+	    DEB_BUILD_OPTIONS="$${DEB_BUILD_OPTIONS-nocheck}" pool/debian/build $(ARCH)
+
 deb: ## Debian packages from the last commit: target/deb, or DEB_OUT=folder; ARCH=arm64 for the other architecture
 	@.ci/install build deb
 	AZURE_PROXY_AGENT_DEB="$(or $(DEB_OUT),$${AZURE_PROXY_AGENT_DEB:-$(TARGET)/deb})" DEB_BUILD_OPTIONS="$${DEB_BUILD_OPTIONS-nocheck}" \
@@ -114,6 +122,14 @@ vm: root ## A shell in a machine of its own that has the package; KERNEL=5.10|6.
 	$(CARGO) build --release --locked -p azure-host-sim --bins
 	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
 	@$(VM) shell $(VM_OPTIONS)
+
+pool-vm-test: root ## An update by real dpkg and systemd, asked for by a real pool, in such a machine; [KERNEL=] [DEB=] [POOL_DEB=] (root)
+	@.ci/install build vm
+	$(CARGO) build --release --locked -p azure-host-sim --bins
+	$(if $(DEB),,@$(MAKE) --no-print-directory deb)
+	$(if $(POOL_DEB),,@$(MAKE) --no-print-directory pool-deb)
+	@$(VM) test $(VM_OPTIONS) --results "$(or $(RESULTS),$(TARGET)/vm-results)" --tests pool/debian/tests --cases pool-update \
+	    $$(for p in pool updater; do ls -t "$(or $(POOL_DEB),$(POOL_DEBS))"/azure-proxy-agent-$${p}_*_amd64.deb | head -n 1 | sed 's/^/--also /'; done)
 
 vm-test: root ## debian/tests in such machines; CASES='reboot purge' KERNEL= [AGENT=minimal] [DEB=] [OLD=] [RESULTS=] [CPUS=] [MEMORY=] [JOBS=2] (root)
 	@.ci/install build vm
