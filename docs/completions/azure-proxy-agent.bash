@@ -25,7 +25,7 @@ _azure_proxy_agent() {
         ;;
     esac
     case $command in
-        '') words='-s --status -w --wait --config --check-config --foreground -v --version -h --help console detach help rules audit' ;;
+        '') words='-s --status -w --wait --config --check-config --foreground -v --version -h --help console detach redirector help rules audit' ;;
         'rules') words='check explain test learn diff' ;;
         'rules check') words='--dest --local --remote --machine --strict --allow --json -h --help' ;;
         'rules explain') words='-r --rules --live -l --local --url -X --method --dest -u --user -g --group --uid --gid --exe --process --exe-sha256 --cgroup --elevated --not-elevated --pid --as-enforced --json -h --help' ;;

@@ -2,6 +2,7 @@
 complete -c azure-proxy-agent -f
 complete -c azure-proxy-agent -n '__fish_is_first_token' -a console -d 'Run in the foreground until Enter is pressed'
 complete -c azure-proxy-agent -n '__fish_is_first_token' -a detach -d 'Remove what agents left in the kernel, the redirect first'
+complete -c azure-proxy-agent -n '__fish_is_first_token' -a redirector -d 'Do what needs privileges for a service without; systemd starts it'
 complete -c azure-proxy-agent -n '__fish_is_first_token' -a help -d 'Print this text'
 complete -c azure-proxy-agent -n '__fish_is_first_token' -a rules -d 'Check, explain, test, learn, compare rules: see rules --help'
 complete -c azure-proxy-agent -n '__fish_is_first_token' -a audit -d 'Read the audit log: see audit --help'

@@ -95,6 +95,8 @@ pub enum RedirectError {
         /// Why.
         source: io::Error,
     },
+    /// The process that has the redirect said so, or cannot be asked.
+    Elsewhere(String),
     /// A test said so ([`MemoryRedirector`](crate::MemoryRedirector)).
     Injected(String),
 }
@@ -131,7 +133,7 @@ impl fmt::Display for RedirectError {
             Self::Pin { path, source } => write!(f, "pin {}: {source}", path.display()),
             Self::Busy { path } => write!(f, "another agent is running: it holds {}", path.display()),
             Self::System { what, source } => write!(f, "{what}: {source}"),
-            Self::Injected(reason) => f.write_str(reason),
+            Self::Elsewhere(reason) | Self::Injected(reason) => f.write_str(reason),
         }
     }
 }

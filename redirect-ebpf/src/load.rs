@@ -173,8 +173,8 @@ fn usable<M>(name: &'static str, map: io::Result<Option<M>>) -> Result<M, Redire
 pub(crate) fn agent(step: Step) -> Result<Config, RedirectError> {
     let error = |source| RedirectError::System { what: "identifying the agent's network namespace", source };
     let agent_netns_inode = fs::metadata("/proc/thread-self/ns/net").map(|m| m.ino()).map_err(error)?;
-    let cookie =
-        std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| sys::netns_cookie(socket.as_fd()));
+    // A socket of any family has it.
+    let cookie = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_fd()));
     // Missing before 5.14, where nothing compares it.
     let agent_netns = if step.no_ns_ops { cookie.unwrap_or(0) } else { cookie.map_err(error)? };
     Ok(Config { agent_netns, agent_netns_inode })

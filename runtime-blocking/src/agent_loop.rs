@@ -262,7 +262,7 @@ impl AgentLoop {
             Ran::NotHere(AgentEffect::Fetch { id, request }) => self.fetch(id, request),
             Ran::NotHere(AgentEffect::LimitCpu { percent }) => {
                 let machine = Arc::clone(&self.machine);
-                self.spawn.spawn(Box::new(move || machine.host.service_manager().limit_cpu(percent)));
+                self.spawn.spawn(Box::new(move || machine.host.service_manager().limit_cpu(percent, machine.asked().is_some())));
             }
             Ran::NotHere(AgentEffect::Publish(policy)) => self.daemon.policy.publish(policy),
             Ran::NotHere(AgentEffect::Status { to, draft }) => {

@@ -21,6 +21,8 @@ mod tool;
 mod usage;
 
 use crate::config::{self, Config, Warning};
+use crate::host::inherit;
+use crate::redirector::server;
 use crate::status_client::StatusClient;
 pub use usage::{UsageError, help};
 
@@ -50,6 +52,11 @@ pub enum Invocation {
     },
     /// Read the configuration, say what is wrong with it, end.
     CheckConfig {
+        /// Another file than the standard one.
+        config: Option<PathBuf>,
+    },
+    /// Be the part of the agent that needs privileges, for a daemon that has none.
+    Redirector {
         /// Another file than the standard one.
         config: Option<PathBuf>,
     },
@@ -114,6 +121,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             match text {
                 "console" => found.console = true,
                 "detach" => found.detach = true,
+                "redirector" => found.redirector = true,
                 "help" => return Ok(Invocation::Help),
                 _ => return Err(UsageError::unknown(text)),
             }
@@ -131,6 +139,7 @@ struct Found {
     foreground: bool,
     check: bool,
     detach: bool,
+    redirector: bool,
     wait: Option<Duration>,
     config: Option<PathBuf>,
 }
@@ -155,8 +164,10 @@ impl Found {
             return Err(UsageError::WaitWithoutStatus);
         }
         let settings = Settings { config: self.config, foreground: self.foreground };
-        if self.detach && self.console {
-            return Err(UsageError::TwoCommands("console", "detach"));
+        let commands = [(self.console, "console"), (self.detach, "detach"), (self.redirector, "redirector")];
+        let mut given = commands.into_iter().filter_map(|(given, name)| given.then_some(name));
+        if let (Some(one), Some(other)) = (given.next(), given.next()) {
+            return Err(UsageError::TwoCommands(one, other));
         }
         Ok(if self.version {
             Invocation::Version
@@ -166,6 +177,8 @@ impl Found {
             Invocation::CheckConfig { config: settings.config }
         } else if self.detach {
             Invocation::Detach { config: settings.config }
+        } else if self.redirector {
+            Invocation::Redirector { config: settings.config }
         } else if self.console {
             Invocation::Console(settings)
         } else {
@@ -228,6 +241,7 @@ pub fn begin(
         Invocation::Help => return print(out, &help(program)),
         Invocation::Status { wait } => return Next::Exit(StatusClient::new(wait, started).run(out, err)),
         Invocation::CheckConfig { config } => return Next::Exit(check(config.as_deref(), out, err)),
+        Invocation::Redirector { config } => return redirector(program, config.as_deref(), err),
         Invocation::Detach { config } => return Next::Exit(detach::run(program, config.as_deref(), out, err)),
     };
     match Config::load(settings.config.as_deref()) {
@@ -237,6 +251,21 @@ pub fn begin(
             Next::Exit(config::EXIT_STATUS)
         }
     }
+}
+
+/// Serves a daemon until that has gone; returns if it cannot.
+fn redirector(program: &str, config: Option<&Path>, err: &mut dyn Write) -> Next {
+    // The first descriptors that this process has are those that it was given.
+    let handed_over = inherit::take();
+    let (why, status) = match Config::load(config) {
+        Ok((config, _)) => match server::run(handed_over, config) {
+            Ok(()) => return Next::Exit(0),
+            Err(e) => (format!("{program}: {e}"), 1),
+        },
+        Err(e) => (e.to_string(), config::EXIT_STATUS),
+    };
+    let _ = writeln!(err, "{why}");
+    Next::Exit(status)
 }
 
 /// The first words that are not the daemon's: each has arguments of its own.

@@ -22,6 +22,7 @@ pub mod pulse;
 pub mod pump;
 pub mod records;
 mod redirection;
+mod redirector;
 pub mod reload;
 #[cfg(feature = "replay")]
 pub mod replay;

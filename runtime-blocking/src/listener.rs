@@ -2,6 +2,7 @@
 
 use crate::dial;
 use crate::host::Host;
+use crate::redirector::client::Client;
 use azure_proxy_agent_core::identity::LISTENER;
 use redirect_ebpf::RedirectError;
 use rustix::io::Errno;
@@ -59,9 +60,9 @@ pub fn open(exempt: impl FnOnce(BorrowedFd<'_>) -> Result<(), RedirectError>) ->
 ///
 /// # Errors
 /// Why it is not; it is closed.
-pub fn adopt(socket: OwnedFd) -> Result<TcpListener, String> {
+pub(crate) fn adopt(socket: OwnedFd, redirector: Option<&Client>) -> Result<TcpListener, String> {
     let other = |e: Errno| e.to_string();
-    is_ours(socket.as_fd())?;
+    is_ours(socket.as_fd(), redirector)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).map_err(other)?;
     rustix::io::ioctl_fionbio(&socket, true).map_err(other)?;
     prepare(socket.as_fd()).map_err(other)?;
@@ -70,7 +71,7 @@ pub fn adopt(socket: OwnedFd) -> Result<TcpListener, String> {
     Ok(TcpListener::from(socket))
 }
 
-fn is_ours(socket: BorrowedFd<'_>) -> Result<(), String> {
+fn is_ours(socket: BorrowedFd<'_>, redirector: Option<&Client>) -> Result<(), String> {
     let other = |e: Errno| e.to_string();
     if sockopt::socket_domain(socket).map_err(other)? != AddressFamily::INET
         || sockopt::socket_type(socket).map_err(other)? != SocketType::STREAM
@@ -87,7 +88,11 @@ fn is_ours(socket: BorrowedFd<'_>) -> Result<(), String> {
     if !sockopt::socket_acceptconn(socket).map_err(other)? {
         return Err("it does not listen".into());
     }
-    match Host::is_in_our_network(socket) {
+    let ours = match redirector {
+        None => Host::is_in_our_network(socket).map_err(|e| e.to_string()),
+        Some(redirector) => redirector.is_ours(socket).map_err(|e| e.to_string()),
+    };
+    match ours {
         Ok(true) => Ok(()),
         Ok(false) => Err("it belongs to another network namespace".into()),
         Err(e) => Err(format!("whether it belongs to this network namespace cannot be told: {e}")),
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn only_our_listener_is_adopted() {
-        let refused = |socket: OwnedFd| adopt(socket).expect_err("not ours");
+        let refused = |socket: OwnedFd| adopt(socket, None).expect_err("not ours");
         let file = std::fs::File::open("/dev/null").expect("there").into();
         assert!(refused(file).to_lowercase().contains("socket"));
         let (pair, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");

@@ -7,6 +7,7 @@ use crate::host::Host;
 use crate::host::notify::Manager;
 use crate::pump::Note;
 use crate::records::{Records, Written};
+use crate::redirector::client::Client;
 use azure_proxy_agent_core::conn::Summary;
 use azure_proxy_agent_core::effect::ConnectError;
 use azure_proxy_agent_core::identity::{KernelRecord, Peer};
@@ -27,16 +28,30 @@ pub struct Machine {
     pub mailbox: Arc<dyn Mailbox>,
     /// The service manager.
     pub manager: Arc<Manager>,
-    /// What an earlier agent left in the kernel, until we have loaded ours.
-    pins: Option<Pins>,
+    /// Who is asked as long as no redirect of ours is loaded.
+    before: Before,
     redirector: OnceLock<Arc<dyn Redirector>>,
 }
 
+/// What there is before a redirect of ours is loaded.
+#[derive(Debug)]
+pub(crate) enum Before {
+    /// What an earlier agent left in the kernel, if it did.
+    Pins(Option<Pins>),
+    /// Another process has the privileges, and knows.
+    Asked {
+        /// Who.
+        redirector: Arc<Client>,
+        /// Whether an earlier agent left something.
+        succeeds: bool,
+    },
+}
+
 impl Machine {
-    /// Nothing is redirected by us yet; `pins` is what an earlier agent left.
+    /// Nothing is redirected by us yet.
     #[must_use]
-    pub fn new(host: Host, mailbox: Arc<dyn Mailbox>, manager: Arc<Manager>, pins: Option<Pins>) -> Self {
-        Self { host, records: Records::default(), mailbox, manager, pins, redirector: OnceLock::new() }
+    pub(crate) fn new(host: Host, mailbox: Arc<dyn Mailbox>, manager: Arc<Manager>, before: Before) -> Self {
+        Self { host, records: Records::default(), mailbox, manager, before, redirector: OnceLock::new() }
     }
 
     /// Takes one of our own sockets out of redirect and port guard, ours or those that an earlier agent left (S-10). Before it connects
@@ -45,11 +60,27 @@ impl Machine {
     /// # Errors
     /// It must not be used.
     pub fn exempt(&self, socket: BorrowedFd<'_>) -> Result<(), RedirectError> {
-        match (self.redirector(), &self.pins) {
+        match (self.redirector(), &self.before) {
             (Some(redirector), _) => redirector.exempt(socket),
-            (None, Some(pins)) => pins.exempt(socket),
+            (None, Before::Asked { redirector, .. }) => redirector.exempt(socket),
+            (None, Before::Pins(Some(pins))) => pins.exempt(socket),
             // Nothing is redirected or guarded.
-            (None, None) => Ok(()),
+            (None, Before::Pins(None)) => Ok(()),
+        }
+    }
+
+    /// As [`exempt`](Self::exempt), for the listener before it is bound. Where nobody can be asked it is tried without: the port guard,
+    /// if there is one, refuses it, and if there is none, callers get their refusal and the status says why.
+    ///
+    /// # Errors
+    /// It must not be used.
+    pub(crate) fn exempt_listener(&self, socket: BorrowedFd<'_>) -> Result<(), RedirectError> {
+        match (self.exempt(socket), self.asked()) {
+            (Err(e), Some(_)) => {
+                log::warn!("The listener is not exempt from the port guard: {e}");
+                Ok(())
+            }
+            (result, _) => result,
         }
     }
 
@@ -57,7 +88,18 @@ impl Machine {
     /// are.
     #[must_use]
     pub fn succeeds(&self) -> bool {
-        self.pins.is_some()
+        match &self.before {
+            Before::Pins(pins) => pins.is_some(),
+            Before::Asked { succeeds, .. } => *succeeds,
+        }
+    }
+
+    /// The process that has the privileges, if it is another one.
+    pub(crate) fn asked(&self) -> Option<&Arc<Client>> {
+        match &self.before {
+            Before::Pins(_) => None,
+            Before::Asked { redirector, .. } => Some(redirector),
+        }
     }
 
     /// The redirector, once it is loaded.

@@ -7,7 +7,7 @@ use crate::host::ports;
 use crate::machine::Machine;
 use crate::memory;
 use azure_proxy_agent_core::agent::AgentEvent;
-use redirect_ebpf::{EbpfRedirector, LoadOptions, Redirector};
+use redirect_ebpf::{EbpfRedirector, LoadOptions, RedirectError, Redirector};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -21,13 +21,7 @@ const SLOW: Duration = Duration::from_secs(15);
 /// touch the redirect of the first (CLI-11). `tried` ends when it works, or when the quick attempts are over.
 pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, tried: Sender<()>) {
     let mut tried = Some(tried);
-    let options = LoadOptions {
-        cgroup_root: Some(config.cgroup_root.clone()),
-        object: config.ebpf_file.clone().filter(|path| path.exists()),
-        egress_backstop: config.egress_backstop,
-        pins: config.pin_folder.clone(),
-        ..LoadOptions::default()
-    };
+    let options = load_options(config);
     // Another agent's key directory: its redirect is another agent's, too.
     while !machine.host.claim() {
         std::thread::sleep(CLAIM_AGAIN);
@@ -38,16 +32,16 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, trie
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let loaded = EbpfRedirector::load(&options);
-        // Parsing the object takes memory that is not needed again.
-        memory::give_back();
+        let loaded = match machine.asked() {
+            None => load(&options),
+            Some(redirector) => redirector.load().map(|remote| Arc::new(remote) as Arc<dyn Redirector>),
+        };
         match loaded {
             Ok(redirector) => {
                 // Also which step of the ladder an older kernel took.
                 log::info!("Redirect: {}", redirector.describe());
-                machine.set_redirector(Arc::new(redirector));
+                machine.set_redirector(redirector);
                 daemon.mailbox.post(Message::Event(AgentEvent::RedirectorReady));
-                ports::reserve();
                 return;
             }
             Err(e) => {
@@ -62,6 +56,27 @@ pub(crate) fn bring_up(daemon: &Daemon, machine: &Machine, config: &Config, trie
         if daemon.is_draining() {
             return;
         }
+    }
+}
+
+/// Loads and attaches the programs in this process, and sees to the listener's port.
+pub(crate) fn load(options: &LoadOptions) -> Result<Arc<dyn Redirector>, RedirectError> {
+    let loaded = EbpfRedirector::load(options);
+    // Parsing the object takes memory that is not needed again.
+    memory::give_back();
+    let loaded = loaded?;
+    ports::reserve();
+    Ok(Arc::new(loaded))
+}
+
+/// What takes part in loading, as the configuration says.
+pub(crate) fn load_options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        cgroup_root: Some(config.cgroup_root.clone()),
+        object: config.ebpf_file.clone().filter(|path| path.exists()),
+        egress_backstop: config.egress_backstop,
+        pins: config.pin_folder.clone(),
+        ..LoadOptions::default()
     }
 }
 

@@ -5,13 +5,14 @@ use crate::daemon::{Daemon, Mailbox, Message, World};
 use crate::host::notify::{Manager, State};
 use crate::host::rules::Watch;
 use crate::host::{Host, inherit};
-use crate::machine::Machine;
+use crate::machine::{Before, Machine};
 use crate::pulse::Pulse;
+use crate::redirector::client::Client;
 use crate::reload::Reload;
 use crate::serve::{ChannelMailbox, run_agent};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
-use crate::{cli, listener, logging, memory, redirection, signals, wait};
+use crate::{cli, listener, logging, memory, redirection, redirector, signals, wait};
 use azure_proxy_agent_core::agent::{AgentConfig, AgentEvent, Level, Source};
 use azure_proxy_agent_core::limits::Limits;
 use redirect_ebpf::Pins;
@@ -48,6 +49,8 @@ pub struct Start {
     pub stop: Stop,
     /// A listener that an earlier agent or a socket unit left with the service manager.
     inherited: Option<TcpListener>,
+    /// The process that has the privileges, if it is another one.
+    redirector: Option<Arc<Client>>,
     manager: Arc<Manager>,
     log: logging::Handle,
 }
@@ -91,10 +94,11 @@ impl Start {
         for warning in &run.warnings {
             log::warn!("{warning}");
         }
-        let inherited = choose(handed_over);
+        let redirector = Client::new(std::env::var_os(redirector::VARIABLE).as_deref())?;
+        let inherited = choose(handed_over, redirector.as_deref());
         let manager = Arc::new(Manager::new(&|name| std::env::var_os(name)));
         let stop = Stop::new(signals::block()?, run.console)?;
-        Ok(Self { run, telemetry, begun, stop, inherited, manager, log })
+        Ok(Self { run, telemetry, begun, stop, inherited, redirector, manager, log })
     }
 
     /// What both daemons have in common once they run: the agent machine on a thread of its own, the listener, and the end. `serve`,
@@ -122,16 +126,20 @@ impl Start {
         let limits = affordable(Limits::DEFAULT, raise_descriptor_limit());
         let host =
             Host::new(&self.run.config).with_telemetry(Arc::clone(&self.telemetry)).with_log(self.log.clone()).with_rules_watch();
+        let host = host.with_redirector(self.redirector.clone());
         host.notice(Some(START), Level::Info, true, &start_line(self.begun.elapsed()));
         host.prepare();
         // Before the first socket of our own: what an earlier agent left would redirect its connection, and refuse it the port.
-        let pins = self.run.config.pin_folder.as_deref().and_then(|folder| {
-            Pins::open(folder).unwrap_or_else(|e| {
-                log::error!("What an earlier agent left in the kernel cannot be used: {e}");
-                None
-            })
-        });
-        let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox), Arc::clone(&self.manager), pins));
+        let before = match &self.redirector {
+            Some(redirector) => Before::Asked { succeeds: succeeds(redirector), redirector: Arc::clone(redirector) },
+            None => Before::Pins(self.run.config.pin_folder.as_deref().and_then(|folder| {
+                Pins::open(folder).unwrap_or_else(|e| {
+                    log::error!("What an earlier agent left in the kernel cannot be used: {e}");
+                    None
+                })
+            })),
+        };
+        let machine = Arc::new(Machine::new(host, Arc::clone(&mailbox), Arc::clone(&self.manager), before));
         let world: Arc<dyn World> = Arc::<Machine>::clone(&machine);
         let daemon = Daemon::new(limits, Clock::System, mailbox, world).with_pulse(Pulse::new(Arc::clone(&self.manager)));
         (Arc::new(daemon), machine)
@@ -183,7 +191,7 @@ impl Start {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match listener::open(|socket| machine.exempt(socket)) {
+            match listener::open(|socket| machine.exempt_listener(socket)) {
                 Ok(listener) => return Some(listener),
                 Err(e) => {
                     // The quick attempts are silent but for the first: a restart finds the port free after a moment.
@@ -225,11 +233,19 @@ impl Start {
     }
 }
 
+/// Whether an earlier agent left something in the kernel. If that cannot be asked, whatever there may be is waited for.
+fn succeeds(redirector: &Client) -> bool {
+    redirector.succeeds().unwrap_or_else(|e| {
+        log::error!("{e}");
+        true
+    })
+}
+
 /// The listener among what the service manager handed over. The rest is closed, in words.
-fn choose(handed_over: Vec<(OwnedFd, String)>) -> Option<TcpListener> {
+fn choose(handed_over: Vec<(OwnedFd, String)>, redirector: Option<&Client>) -> Option<TcpListener> {
     let mut chosen = None;
     for (socket, name) in handed_over {
-        match listener::adopt(socket) {
+        match listener::adopt(socket, redirector) {
             Ok(listener) if chosen.is_none() => chosen = Some(listener),
             Ok(_) => log::warn!("The descriptor {name:?} of the service manager was closed: it is a second listener"),
             Err(e) => log::warn!("The descriptor {name:?} of the service manager was closed: {e}"),

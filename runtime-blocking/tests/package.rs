@@ -24,6 +24,11 @@ fn service() -> String {
     read("debian/units/azure-proxy-agent.service")
 }
 
+/// The part with privileges.
+fn redirector() -> String {
+    read("debian/units/azure-proxy-agent-redirector.service")
+}
+
 #[test]
 fn fs90_to_fs93_cli32_the_service_is_up_early_and_always() {
     let unit = service();
@@ -41,7 +46,7 @@ fn fs90_to_fs93_cli32_the_service_is_up_early_and_always() {
     assert_eq!(setting(&unit, "RestartSec"), ["5"]);
 }
 
-/// FS-23, FS-26, FS-94, FS-95, FS-97, FS-98; home directories can be read, not hidden: a program counts only if the agent sees the same file there.
+/// FS-23, FS-26, FS-94, FS-95, FS-97, FS-98.
 #[test]
 fn fs94_fs95_fs97_fs98_the_service_is_shut_in() {
     let unit = service();
@@ -51,7 +56,7 @@ fn fs94_fs95_fs97_fs98_the_service_is_shut_in() {
         ("StateDirectory", "azure-proxy-agent"),
         ("StateDirectoryMode", "0755"),
         ("ProtectSystem", "strict"),
-        ("ProtectHome", "read-only"),
+        ("ProtectHome", "yes"),
         ("NoNewPrivileges", "yes"),
         ("RestrictNamespaces", "yes"),
         ("ProtectClock", "yes"),
@@ -66,15 +71,55 @@ fn fs94_fs95_fs97_fs98_the_service_is_shut_in() {
     assert_eq!(setting(&unit, "IPAddressAllow"), ["127.0.0.1", "168.63.129.16", "169.254.169.254"]);
 }
 
+/// FS-96, FS-99: who parses what others send may nothing; who loads programs has no connections.
 #[test]
 fn fs96_fs99_the_service_may_little() {
     let unit = service();
+    assert!(unit.lines().any(|line| line == "CapabilityBoundingSet="), "none at all");
+    // The group has none of the calls that FS-99 forbids but @resources.
+    let calls = ["@system-service", "~@privileged", "@resources", "@keyring"];
+    assert_eq!(setting(&unit, "SystemCallFilter"), calls);
+    assert_eq!(setting(&unit, "RestrictAddressFamilies"), ["AF_UNIX", "AF_INET"]);
+
+    let unit = redirector();
     let capabilities = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"];
     assert_eq!(setting(&unit, "CapabilityBoundingSet"), capabilities);
-    // The group has none of the calls that FS-99 forbids but @resources. What is allowed after all loads programs, and tells the path of
-    // a control group.
-    let calls = ["@system-service", "~@privileged", "@resources", "@keyring", "bpf", "open_by_handle_at"];
+    // What is allowed after all loads programs, and tells the path of a control group.
+    let calls = [&calls[..], &["bpf", "open_by_handle_at"]].concat();
     assert_eq!(setting(&unit, "SystemCallFilter"), calls);
+    assert_eq!(setting(&unit, "RestrictAddressFamilies"), ["AF_UNIX"]);
+    assert_eq!((setting(&unit, "IPAddressDeny"), setting(&unit, "IPAddressAllow")), (vec!["any".to_owned()], vec![]));
+    // Home directories can be read, not hidden: a program counts only if the same file is seen there.
+    for (name, value) in [
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "read-only"),
+        ("NoNewPrivileges", "yes"),
+        ("RestrictNamespaces", "yes"),
+        ("ProtectClock", "yes"),
+        ("ProtectHostname", "yes"),
+        ("RestrictSUIDSGID", "yes"),
+        ("DevicePolicy", "closed"),
+    ] {
+        assert_eq!(setting(&unit, name), [value], "{name}");
+    }
+}
+
+/// S-03: the two find each other, nobody else does, and the redirector is there for as long as the service is.
+#[test]
+fn s03_the_service_asks_the_redirector() {
+    let socket = read("debian/units/azure-proxy-agent-redirector.socket");
+    let path = "/run/azure-proxy-agent/redirector";
+    assert_eq!(setting(&socket, "ListenSequentialPacket"), [path]);
+    assert_eq!((setting(&socket, "SocketMode"), setting(&socket, "DirectoryMode")), (vec!["0600".into()], vec!["0700".into()]));
+    let unit = service();
+    assert_eq!(setting(&unit, "Environment"), [format!("REDIRECTOR_SOCKET={path}")]);
+    for relation in ["Wants", "After"] {
+        assert!(setting(&unit, relation).contains(&"azure-proxy-agent-redirector.socket".into()), "{relation}");
+    }
+    let unit = redirector();
+    assert_eq!(setting(&unit, "ExecStart").join(" "), "/usr/sbin/azure-proxy-agent redirector");
+    // Started by questions only: one that restarted itself would hold the lock of the pins after a downgrade.
+    assert!(setting(&unit, "Restart").is_empty() && setting(&unit, "WantedBy").is_empty());
 }
 
 #[test]
@@ -96,6 +141,8 @@ fn fs110_to_fs114_fs118_files_and_modes_whatever_the_umask() {
             ("usr/lib/azure-proxy-agent/ebpf_cgroup.o", 0o644, extras),
             ("usr/lib/systemd/system/azure-proxy-agent.service", 0o644, true),
             ("usr/lib/systemd/system/azure-proxy-agent.socket", 0o644, true),
+            ("usr/lib/systemd/system/azure-proxy-agent-redirector.service", 0o644, true),
+            ("usr/lib/systemd/system/azure-proxy-agent-redirector.socket", 0o644, true),
             ("usr/share/man/man8/azure-proxy-agent.8", 0o644, extras),
             ("usr/lib/azure-proxy-agent", 0o755, extras),
             ("etc/azure", 0o755, true),

@@ -2,12 +2,16 @@
 
 use crate::config::{self, Config, DEFAULT_PATH, PIN_FOLDER};
 use crate::host::Host;
-use redirect_ebpf::{RedirectError, detach};
+use redirect_ebpf::{Detached, RedirectError, detach};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Anything but success and a configuration that cannot be used.
 const FAILED: u8 = 1;
+
+/// How often, and after which pause, to try again while somebody holds the lock.
+const PATIENCE: (u32, Duration) = (20, Duration::from_millis(100));
 
 /// The exit status: 0 also if there was nothing to remove.
 pub(super) fn run(program: &str, config: Option<&Path>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
@@ -31,7 +35,7 @@ pub(super) fn run(program: &str, config: Option<&Path>, out: &mut dyn Write, err
         let _ = writeln!(out, "nothing to remove: nothing outlives an agent of this configuration");
         return 0;
     };
-    match detach(&folder) {
+    match patiently(&folder) {
         Ok(done) if done.directories.is_empty() => {
             let _ = writeln!(out, "nothing to remove in {}", folder.display());
             0
@@ -46,6 +50,17 @@ pub(super) fn run(program: &str, config: Option<&Path>, out: &mut dyn Write, err
             FAILED
         }
     }
+}
+
+/// The process that holds the lock may be the redirector of an agent that has ended: it ends, too.
+fn patiently(folder: &Path) -> Result<Detached, RedirectError> {
+    for _ in 0..PATIENCE.0 {
+        match detach(folder) {
+            Err(RedirectError::Busy { .. }) => std::thread::sleep(PATIENCE.1),
+            other => return other,
+        }
+    }
+    detach(folder)
 }
 
 fn running(program: &str, err: &mut dyn Write) -> u8 {

@@ -39,6 +39,8 @@ fn cli01_to_cli06_and_ours_mean_this() {
         ("console --config f", Invocation::Console(Settings { config: file(), foreground: false })),
         ("--check-config", Invocation::CheckConfig { config: None }),
         ("detach", Invocation::Detach { config: None }),
+        ("redirector", Invocation::Redirector { config: None }),
+        ("redirector --config f", Invocation::Redirector { config: file() }),
         ("detach --config f", Invocation::Detach { config: file() }),
         ("--check-config --config f", Invocation::CheckConfig { config: file() }),
     ] {
@@ -87,6 +89,7 @@ fn cli07_usage_errors_say_what_and_what_instead() {
         ("--config", "--config needs a file"),
         ("--config=", "--config needs a file"),
         ("detach console", "console and detach do not go together"),
+        ("redirector detach", "detach and redirector do not go together"),
         ("detatch", "unknown command \"detatch\"; did you mean detach?"),
     ] {
         let error = begin(&line.split_whitespace().collect::<Vec<_>>()).2;

@@ -9,7 +9,7 @@ use std::fmt;
 pub(super) const FLAGS: [&str; 5] = ["status", "version", "help", "foreground", "check-config"];
 
 /// Everything that can stand on the command line, for suggestions.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 13] = [
     "--status",
     "--version",
     "--help",
@@ -19,6 +19,7 @@ const WORDS: [&str; 12] = [
     "--config",
     "console",
     "detach",
+    "redirector",
     "help",
     "rules",
     "audit",
@@ -50,6 +51,7 @@ Without arguments it runs as the service: in the foreground, until it is told to
 Commands:
   console                Run in the foreground until Enter is pressed
   detach                 Remove what agents left in the kernel, the redirect first
+  redirector             Do what needs privileges for a service without; systemd starts it
   help                   Print this text
 {TOOLS}
 Options:

@@ -42,11 +42,11 @@ impl Version {
 
 /// Hashes that were computed; the ones that were used last.
 #[derive(Debug, Default)]
-pub(super) struct ExeHashes(Mutex<Vec<(Version, ExeHash)>>);
+pub(crate) struct ExeHashes(Mutex<Vec<(Version, ExeHash)>>);
 
 impl ExeHashes {
     /// The hash of a file that is open, be it with `O_PATH`; `None` if it cannot be told beyond doubt.
-    pub(super) fn get(&self, file: BorrowedFd<'_>) -> Option<ExeHash> {
+    pub(crate) fn get(&self, file: BorrowedFd<'_>) -> Option<ExeHash> {
         let version = Version::of(&fstat(file).ok()?);
         if let Some(hash) = self.find(version) {
             return Some(hash);

@@ -8,7 +8,7 @@ pub mod audit;
 pub mod callers;
 pub mod console;
 mod events;
-mod exe_hash;
+pub(crate) mod exe_hash;
 pub mod files;
 pub mod inherit;
 pub mod keystore;
@@ -25,6 +25,7 @@ mod sys;
 pub(crate) mod tests;
 
 use crate::config::Config;
+use crate::redirector::client::Client;
 use crate::telemetry::Telemetry;
 use crate::{clock, logging, memory};
 use azure_proxy_agent_core::agent::{AgentAnswer, AgentEffect, Level, Source, StateFile, surplus_snapshots};
@@ -104,6 +105,12 @@ impl Host {
     #[must_use]
     pub fn with_console(self, console: Console) -> Self {
         Self { console, ..self }
+    }
+
+    /// The same with another process that looks at callers.
+    #[must_use]
+    pub(crate) fn with_redirector(self, redirector: Option<Arc<Client>>) -> Self {
+        Self { callers: Callers::system().through(redirector), ..self }
     }
 
     /// The same with an ear for changes of local rule files.

@@ -30,14 +30,17 @@ impl Default for ServiceManager {
 }
 
 impl ServiceManager {
-    /// Limits this service to `percent` of one processor until the next boot. Says how it went: a service without limit is as good.
-    pub fn limit_cpu(&self, percent: u8) {
-        match own_unit() {
-            None => log::debug!("Not started by systemd: processor time is not limited"),
-            Some(unit) => match self.set_quota(&unit, percent) {
+    /// Limits this service, and the redirector if that is another one, each to `percent` of one processor until the next boot. Says how
+    /// it went: a service without limit is as good.
+    pub(crate) fn limit_cpu(&self, percent: u8, has_redirector: bool) {
+        let Some(own) = own_unit() else { return log::debug!("Not started by systemd: processor time is not limited") };
+        let other =
+            has_redirector.then(|| own.strip_suffix(".service").map(|name| format!("{name}-redirector.service"))).flatten();
+        for unit in [Some(own), other].into_iter().flatten() {
+            match self.set_quota(&unit, percent) {
                 Ok(()) => log::info!("Processor time of {unit} is limited to {percent} %"),
                 Err(e) => log::info!("Processor time of {unit} is not limited: {e}"),
-            },
+            }
         }
     }
 
