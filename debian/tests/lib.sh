@@ -116,8 +116,14 @@ running() { # [SINCE]
     [ "$(systemctl is-active $unit)" = active ] || fail "CLI-34: the service is not active"
     pid=$(systemctl show -P MainPID $unit)
     [ "$(readlink "/proc/$pid/exe")" = /usr/sbin/azure-proxy-agent ] || fail "it runs $(readlink "/proc/$pid/exe")"
+    # Since there is a redirector: who parses HTTP may nothing (FS-96).
+    if [ -e /usr/lib/systemd/system/azure-proxy-agent-redirector.service ]; then
+        grep -q '^CapPrm:[[:space:]]*0000000000000000$' "/proc/$pid/status" || fail "FS-96: the agent has capabilities: $(grep Cap "/proc/$pid/status")"
+        [ "$(systemctl is-active azure-proxy-agent-redirector.service)" = active ] || fail "the redirector does not run"
+    fi
     # shellcheck disable=SC2086
-    errors=$(journalctl -b -q -u $unit -u azure-proxy-agent.socket -p err ${since:+--since "$since"} --no-pager)
+    errors=$(journalctl -b -q -u $unit -u azure-proxy-agent.socket \
+        -u azure-proxy-agent-redirector.service -p err ${since:+--since "$since"} --no-pager)
     [ -z "$errors" ] || fail "errors in the journal:
 $errors"
     # What AppArmor, the system call filter or the kernel had to refuse; in the kernel's log, or that of the audit subsystem.
