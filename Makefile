@@ -27,7 +27,7 @@ VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --
 # Where make pool-deb puts the packages of the pool; POOL_DEB=folder for others.
 POOL_DEBS = $${AZURE_PROXY_AGENT_POOL_DEB:-$(abspath $(or $(CARGO_TARGET_DIR),pool/target))/pool-deb}
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-test pool-storm pool-deb pool-vm-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
+.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-demo pool-test pool-storm pool-deb pool-vm-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ doc: ## The API documentation: target/doc
 fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 	@.ci/install build fuzz
 	fuzz/run $(TIME)
+
+pool-demo: ## A pool with a controller and two machines with real agents, to play with; TOUR=1: it shows itself (root)
+	@TOUR=$(TOUR) pool/fleet/demo
 
 pool-test: root ## The pool (update control for fleets): format, clippy, tests on SQLite, PostgreSQL, with real agents, in Chromium (root)
 	@.ci/install build pool
