@@ -3,10 +3,11 @@
 //! A batch locks the pool's row, takes what other controllers stored since, lets `pool-core` do the operations and decide, and stores what they touched. Answers go out
 //! after the commit. When the database fails, nobody is told that anything happened, and everything is loaded anew.
 
+use crate::statistics::{Counts, Statistics};
 use crate::store::{Kind, Store, StoreError, Transaction};
 use pool_core::Millis;
 use pool_core::agent::AgentId;
-use pool_core::job::JobId;
+use pool_core::job::{JobId, JobState};
 use pool_core::pool::{Doing, Head, Pool, Refusal};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ type Run = Box<dyn FnOnce(&mut Pool, Millis) -> Result<(Answer, After), Refusal>
 type Reply = oneshot::Sender<Result<Answer, EngineError>>;
 
 struct Command {
+    /// When it arrived.
+    at: Instant,
     before: Before,
     run: Run,
     answer: Reply,
@@ -103,37 +106,6 @@ impl Waiters {
         if let Some(waiter) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id) {
             waiter.notify_waiters();
         }
-    }
-}
-
-/// What the metrics tell of an engine.
-#[derive(Debug, Default)]
-pub struct Statistics(std::sync::Mutex<Counts>);
-
-/// Counts since the start.
-#[derive(Debug, Default, Clone)]
-pub struct Counts {
-    /// Transactions.
-    pub batches: u64,
-    /// Operations.
-    pub operations: u64,
-    /// Transactions that failed.
-    pub failures: u64,
-    /// Time spent on decisions, in buckets: at most 1, 5, 10, 50, 100 ms, and more.
-    pub decisions: [u64; 6],
-    /// Sum of it, microseconds.
-    pub decision_micros: u64,
-}
-
-impl Statistics {
-    /// As they are now.
-    #[must_use]
-    pub fn read(&self) -> Counts {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Counts)) {
-        change(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 }
 
@@ -192,7 +164,7 @@ impl Engine {
     ) -> Result<T, EngineError> {
         let (answer, answered) = oneshot::channel();
         let run: Run = Box::new(|pool, now| operation(pool, now).map(|(value, after)| (Box::new(value) as Answer, after)));
-        self.commands.send(Command { before, run, answer }).await.map_err(|_| EngineError::Stopping)?;
+        self.commands.send(Command { at: Instant::now(), before, run, answer }).await.map_err(|_| EngineError::Stopping)?;
         let value = answered.await.map_err(|_| EngineError::Stopping)??;
         // The type is the one that was boxed above.
         value.downcast::<T>().map(|value| *value).map_err(|_| EngineError::Stopping)
@@ -214,6 +186,23 @@ impl Engine {
     #[must_use]
     pub fn statistics(&self) -> Counts {
         self.statistics.read()
+    }
+
+    /// Counts an agent that waits, until what is returned is dropped.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        self.statistics.change(|counts| counts.polls += 1);
+        Waits(Arc::clone(&self.statistics))
+    }
+}
+
+/// An agent that waits.
+#[derive(Debug)]
+pub struct Waits(Arc<Statistics>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.change(|counts| counts.polls = counts.polls.saturating_sub(1));
     }
 }
 
@@ -295,6 +284,8 @@ impl Task {
         ticked: bool,
         answers: &mut Vec<(Reply, Result<Answer, EngineError>)>,
     ) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let arrived = batch.iter().map(|command| command.at).min().unwrap_or(began);
         let mut tx = self.store.begin(self.id).await?;
         // A clock that is set back does not set anything else back.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
@@ -312,7 +303,7 @@ impl Task {
         // Taken one by one: what an error interrupts is still in the batch, with its answer.
         batch.reverse();
         while let Some(command) = batch.pop() {
-            let Command { before, run, answer } = command;
+            let Command { at: _, before, run, answer } = command;
             let result = match before_runs(&mut tx, &before, now).await {
                 Err(e) => {
                     answers.push((answer, Err(EngineError::Stopping)));
@@ -338,12 +329,12 @@ impl Task {
             used |= matches!(before, Before::Token(_));
             answers.push((answer, result));
         }
-        let began = Instant::now();
+        let deciding = Instant::now();
         // A decision to update somebody is reckoned with in another pass.
         for _ in 0..3 {
             self.pool.schedule(now);
         }
-        self.measure(began.elapsed());
+        let decided = deciding.elapsed();
         let touched = self.pool.take_touched();
         if touched.is_empty() && keys.is_empty() && !used {
             tx.rollback().await?;
@@ -353,6 +344,14 @@ impl Task {
             tx.commit().await?;
             self.seen = revision;
         }
+        let given = touched.jobs.iter().filter(|job| matches!(job.state, JobState::Assigned { at, .. } if at == now)).count();
+        self.statistics.change(|counts| {
+            counts.decisions.add(decided, 1);
+            counts.transactions.add(began.elapsed(), 1);
+            if given > 0 {
+                counts.dispatches.add(arrived.elapsed(), given as u64);
+            }
+        });
         woken.extend(touched.agents.iter().map(|agent| agent.id));
         woken.extend(&touched.removed);
         for id in woken {
@@ -382,17 +381,6 @@ impl Task {
         }
         self.seen = tx.revision;
         Ok(())
-    }
-
-    fn measure(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = [1000, 5000, 10_000, 50_000, 100_000].iter().position(|limit| micros <= *limit).unwrap_or(5);
-        self.statistics.change(|counts| {
-            if let Some(count) = counts.decisions.get_mut(bucket) {
-                *count += 1;
-            }
-            counts.decision_micros += micros;
-        });
     }
 }
 

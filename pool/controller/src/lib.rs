@@ -9,6 +9,7 @@ pub mod engine;
 pub mod metrics;
 pub mod problem;
 pub mod serve;
+pub mod statistics;
 pub mod store;
 pub mod tasks;
 pub mod web;

@@ -87,6 +87,7 @@ pub(super) async fn poll(
             Ok(pool.message(id, doing))
         })
         .await?;
+    let _waits = engine.waits();
     let mut message = heard;
     while message.is_none() && timeout_at(deadline, woken.as_mut()).await.is_ok() {
         woken = Box::pin(waiter.notified());
