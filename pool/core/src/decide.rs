@@ -30,6 +30,13 @@ impl Needs<'_> {
     fn minimum(&self) -> Option<Version> {
         self.requirements.first().map(|requirement| requirement.minimum)
     }
+
+    /// Whether an agent, if it is idle, could begin with such a job.
+    #[must_use]
+    pub fn are_satisfied_by(&self, agent: &Agent) -> bool {
+        self.minimum().is_none_or(|minimum| agent.version >= minimum)
+            && self.demands.iter().all(|demand| demand.is_satisfied_by(&agent.capabilities))
+    }
 }
 
 /// What happens with a job.

@@ -118,7 +118,7 @@ impl Pool {
     pub fn register(&mut self, now: Millis, name: &str, report: Report) -> Result<AgentId, Refusal> {
         check_name("agent", name).map_err(Refusal::Invalid)?;
         check_capabilities(&report.capabilities)?;
-        if self.names.contains_key(name) {
+        if self.agents.named(name).is_some() {
             return Err(Refusal::Conflict(format!(
                 "an agent named `{name}` is registered already; remove it first if it is gone"
             )));
@@ -127,7 +127,6 @@ impl Pool {
         self.touched_head = true;
         let id = AgentId(self.head.last_agent);
         let Report { version, capabilities, .. } = report;
-        self.names.insert(name.into(), id);
         let agent = Agent {
             id,
             name: name.into(),
@@ -140,7 +139,7 @@ impl Pool {
             last_assigned: Millis(0),
             registered: now,
         };
-        self.agents.insert(id, agent);
+        self.agents.insert(agent);
         self.change(id, |_| ());
         self.note(now, &Actor::Agent(id), "register", format!("agent `{name}`, version {version}"));
         Ok(id)
@@ -152,16 +151,17 @@ impl Pool {
     /// It is not registered (any more), or a capability is none.
     pub fn hear(&mut self, now: Millis, id: AgentId, report: &Report) -> Result<(), Refusal> {
         check_capabilities(&report.capabilities)?;
-        let agent = self.agents.get_mut(&id).ok_or_else(|| unknown(id))?;
+        let agent = self.agents.get(id).ok_or_else(|| unknown(id))?;
         let back = !agent.online;
         let changed = back || agent.version != report.version || agent.capabilities != report.capabilities;
         let stale = now.since(agent.last_seen) >= STORE_SEEN_EVERY;
-        agent.last_seen = agent.last_seen.max(now);
+        self.agents.seen(id, now);
         if changed {
-            agent.online = true;
-            agent.version = report.version;
-            agent.capabilities.clone_from(&report.capabilities);
-            self.dirty = true;
+            self.agents.describe(id, &report.capabilities);
+            self.change(id, |agent| {
+                agent.online = true;
+                agent.version = report.version;
+            });
         }
         if changed || stale {
             self.touched_agents.insert(id);
@@ -172,7 +172,7 @@ impl Pool {
 
     /// Brings together what the agent does and what the pool believes.
     fn reconcile(&mut self, now: Millis, id: AgentId, report: &Report) {
-        let Some(agent) = self.agents.get(&id) else { return };
+        let Some(agent) = self.agents.get(id) else { return };
         match (&agent.update, report.doing) {
             (Update::UnderWay { to, step, .. }, Doing::Update { to: said, step: reached }) if *to == said && *step != reached => {
                 self.change(id, |agent| {
@@ -193,7 +193,7 @@ impl Pool {
             _ => {}
         }
         // An agent stores what it runs before it says that it begins. If it knows nothing of it, it never will.
-        let Some(agent) = self.agents.get(&id) else { return };
+        let Some(agent) = self.agents.get(id) else { return };
         let (Some((job, _)), Doing::Idle, name) = (agent.job, report.doing, agent.name.clone()) else { return };
         if let Some(JobState::Running { since, .. }) = self.jobs.get(&job).map(|job| &job.state)
             && now.since(*since) >= self.head.settings.begin_within
@@ -205,7 +205,7 @@ impl Pool {
     /// What to tell an agent that does this: made from what is stored, the same however often it is asked for.
     #[must_use]
     pub fn message(&self, id: AgentId, doing: Doing) -> Option<Message> {
-        let agent = self.agents.get(&id)?;
+        let agent = self.agents.get(id)?;
         match doing {
             Doing::Job { job, attempt } => (agent.job != Some((job, attempt))).then_some(Message::Stop { job }),
             Doing::Update { .. } => None,
@@ -266,7 +266,7 @@ impl Pool {
     }
 
     fn owned(&self, id: AgentId, job: JobId, attempt: Attempt) -> Result<(), Refusal> {
-        let agent = self.agents.get(&id).ok_or_else(|| unknown(id))?;
+        let agent = self.agents.get(id).ok_or_else(|| unknown(id))?;
         if agent.job == Some((job, attempt)) { Ok(()) } else { Err(not_yours(job)) }
     }
 
@@ -275,7 +275,7 @@ impl Pool {
     /// # Errors
     /// It was not asked to, or to another version.
     pub fn accept_update(&mut self, now: Millis, id: AgentId, version: Version) -> Result<(), Refusal> {
-        let agent = self.agents.get(&id).ok_or_else(|| unknown(id))?;
+        let agent = self.agents.get(id).ok_or_else(|| unknown(id))?;
         match &agent.update {
             Update::UnderWay { to, .. } if *to == version => Ok(()),
             Update::Asked { to, by, force, .. } if *to == version && agent.job.is_none() => {
@@ -299,7 +299,7 @@ impl Pool {
         runs: Version,
         ended: &Ended,
     ) -> Result<(), Refusal> {
-        let agent = self.agents.get(&id).ok_or_else(|| unknown(id))?;
+        let agent = self.agents.get(id).ok_or_else(|| unknown(id))?;
         match &agent.update {
             // An agent that cannot even begin says so at once.
             Update::Asked { to, .. } | Update::UnderWay { to, .. } | Update::Overdue { to, .. } if *to == version => {}

@@ -6,6 +6,7 @@
 
 mod agents;
 mod people;
+mod roster;
 mod schedule;
 
 pub use agents::{Doing, Ended, Message, Report};
@@ -18,6 +19,7 @@ use crate::job::{Job, JobId, JobState, Waiting};
 use crate::policy::Mode;
 use crate::{Actor, Millis};
 use core::fmt;
+use roster::Roster;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,12 +117,12 @@ struct Class {
 #[derive(Debug, Default)]
 pub struct Pool {
     head: Head,
-    agents: BTreeMap<AgentId, Agent>,
-    names: BTreeMap<String, AgentId>,
+    agents: Roster,
     /// Those that are not final.
     jobs: BTreeMap<JobId, Job>,
     queued: BTreeMap<Class, BTreeSet<JobId>>,
-    waiting: BTreeMap<Class, Waiting>,
+    /// What the jobs of a kind wait for, and the [`Roster::epoch`] in which that was decided.
+    waiting: BTreeMap<Class, (Waiting, u64)>,
     /// Whether anything happened that decisions depend on.
     dirty: bool,
     touched_head: bool,
@@ -151,13 +153,13 @@ impl Pool {
     /// One agent.
     #[must_use]
     pub fn agent(&self, id: AgentId) -> Option<&Agent> {
-        self.agents.get(&id)
+        self.agents.get(id)
     }
 
     /// One agent, by its name.
     #[must_use]
     pub fn agent_named(&self, name: &str) -> Option<&Agent> {
-        self.names.get(name).and_then(|id| self.agents.get(id))
+        self.agents.named(name)
     }
 
     /// All jobs that are not final, ascending by number.
@@ -174,7 +176,7 @@ impl Pool {
     /// What a queued job waits for, as it was last decided.
     #[must_use]
     pub fn waiting(&self, job: &Job) -> Option<Waiting> {
-        matches!(job.state, JobState::Queued).then(|| self.waiting.get(&class(job)).copied()).flatten()
+        matches!(job.state, JobState::Queued).then(|| self.waiting.get(&class(job)).map(|(waiting, _)| *waiting)).flatten()
     }
 
     /// Takes a row as it is stored: at the start, and what another controller stored since.
@@ -185,21 +187,17 @@ impl Pool {
 
     /// The same for an agent.
     pub fn load_agent(&mut self, mut agent: Agent) {
-        if let Some(known) = self.agents.get(&agent.id) {
+        if let Some(known) = self.agents.get(agent.id) {
             // Who hears it knows best when that was.
             agent.last_seen = agent.last_seen.max(known.last_seen);
         }
-        self.names.insert(agent.name.clone(), agent.id);
-        self.agents.insert(agent.id, agent);
+        self.agents.insert(agent);
         self.dirty = true;
     }
 
     /// The same for an agent that was removed.
     pub fn unload_agent(&mut self, id: AgentId) {
-        if let Some(agent) = self.agents.remove(&id) {
-            self.names.remove(&agent.name);
-            self.dirty = true;
-        }
+        self.dirty |= self.agents.remove(id);
     }
 
     /// The same for a job.
@@ -224,7 +222,7 @@ impl Pool {
         }
         Touched {
             head: core::mem::take(&mut self.touched_head).then(|| self.head.clone()),
-            agents: agents.into_iter().filter_map(|id| self.agents.get(&id).cloned()).collect(),
+            agents: agents.into_iter().filter_map(|id| self.agents.get(id).cloned()).collect(),
             removed: core::mem::take(&mut self.removed).into_iter().collect(),
             jobs,
             audit: core::mem::take(&mut self.audit),
@@ -262,10 +260,9 @@ impl Pool {
         }
     }
 
-    /// Changes an agent, and notes that it changed.
+    /// Changes an agent (anything but its name and its capabilities), and notes that it changed.
     fn change(&mut self, id: AgentId, change: impl FnOnce(&mut Agent)) {
-        if let Some(agent) = self.agents.get_mut(&id) {
-            change(agent);
+        if self.agents.edit(id, change) {
             self.touched_agents.insert(id);
             self.dirty = true;
         }

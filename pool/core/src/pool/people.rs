@@ -178,7 +178,7 @@ impl Pool {
     /// # Errors
     /// There is none of that number.
     pub fn remove_agent(&mut self, now: Millis, actor: &Actor, id: AgentId) -> Result<(), Refusal> {
-        let agent = self.agents.get(&id).ok_or_else(|| Refusal::Unknown(format!("there is no agent {}", id.0)))?;
+        let agent = self.agents.get(id).ok_or_else(|| Refusal::Unknown(format!("there is no agent {}", id.0)))?;
         let (name, job) = (agent.name.clone(), agent.job);
         match job.and_then(|(job, _)| self.jobs.get(&job)).map(|job| (job.id, &job.state)) {
             Some((job, JobState::Running { .. })) => {
@@ -205,7 +205,7 @@ impl Pool {
         id: AgentId,
         request: UpdateRequest,
     ) -> Result<Version, Refusal> {
-        let agent = self.agents.get(&id).ok_or_else(|| Refusal::Unknown(format!("there is no agent {}", id.0)))?;
+        let agent = self.agents.get(id).ok_or_else(|| Refusal::Unknown(format!("there is no agent {}", id.0)))?;
         let to = match request.to {
             Some(to) if !self.head.releases.iter().any(|release| release.version == to) => {
                 return Err(Refusal::Unknown(format!("there is no release {to}")));

@@ -1,38 +1,53 @@
 //! What the pool does by itself: it decides about jobs, and holds deadlines.
 
 use super::people::asked_by_job;
+use super::roster::{Roster, Turn};
 use super::{Class, Pool};
-use crate::agent::{AgentId, Update};
+use crate::agent::{Agent, AgentId, Update};
 use crate::decide::{self, Decision, Failure, Needs, Survey};
-use crate::job::{Attempt, Job, JobId, JobState};
+use crate::job::{Attempt, Job, JobId, JobState, Waiting};
 use crate::{Actor, Millis};
-use std::collections::BTreeMap;
+use core::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Pool {
-    /// Decides about queued jobs, if anything has happened that a decision depends on. Older jobs first; jobs that need the same are decided
-    /// together, so that the cost grows with the kinds of jobs and not with their number.
+    /// Decides about queued jobs, if anything has happened that a decision depends on. Older jobs first; jobs that need the same are decided together. A job that an
+    /// idle agent satisfies costs a look at the idle ones before it; only where none does, all agents are looked at, and again only when any has changed.
     pub fn schedule(&mut self, now: Millis) {
         if !core::mem::take(&mut self.dirty) {
             return;
         }
+        let freed = self.agents.take_freed();
+        let epoch = self.agents.epoch();
         let mut again = false;
         let newest = decide::newest(&self.head.releases);
         let mode = self.head.mode.clone();
-        let mut surveys: Vec<(Class, Survey)> = Vec::with_capacity(self.queued.len());
+        let mut kinds: Vec<Kind> = Vec::with_capacity(self.queued.len());
         // The oldest job of each kind, and which kind that is.
         let mut next: BTreeMap<JobId, usize> = BTreeMap::new();
         for (class, jobs) in &self.queued {
-            next.extend(jobs.first().map(|job| (*job, surveys.len())));
-            surveys.push((class.clone(), Survey::of(self.agents.values(), needs(class), newest)));
+            // Agents satisfied it, none was idle, and none has changed: then only those that have become idle are of interest.
+            let waits = self.waiting.get(class).is_some_and(|(w, at)| matches!(w, Waiting::Agent { .. }) && *at == epoch);
+            next.extend(jobs.first().map(|job| (*job, kinds.len())));
+            kinds.push(Kind { class: class.clone(), waits, looked: None, survey: None });
         }
         while let Some((id, at)) = next.pop_first() {
-            let Some((class, survey)) = surveys.get_mut(at) else { continue };
-            let class = class.clone();
-            let decision = survey.decide(&mode, needs(&class));
+            let Some(kind) = kinds.get_mut(at) else { continue };
+            let candidates = if kind.waits { &freed } else { self.agents.idle() };
+            let decision = match kind.idle(candidates, &self.agents) {
+                Some(agent) => Decision::Assign(agent),
+                None if kind.waits => continue,
+                None => {
+                    let survey = kind
+                        .survey
+                        .get_or_insert_with(|| Box::new(Survey::of(self.agents.values(), needs(&kind.class), newest)));
+                    survey.decide(&mode, needs(&kind.class))
+                }
+            };
             match decision {
                 Decision::Assign(agent) => {
                     // Another kind of job may have taken it in this very pass: then this kind asks for its next.
-                    if self.agents.get(&agent).is_some_and(|agent| agent.is_idle()) {
+                    if self.agents.get(agent).is_some_and(Agent::is_idle) {
                         self.assign(now, id, agent);
                     } else {
                         next.insert(id, at);
@@ -40,7 +55,7 @@ impl Pool {
                     }
                 }
                 Decision::Update(agent, to) => {
-                    if self.agents.get(&agent).is_some_and(|agent| agent.is_idle()) {
+                    if self.agents.get(agent).is_some_and(Agent::is_idle) {
                         let by = Actor::Job(id);
                         self.note(
                             now,
@@ -56,12 +71,12 @@ impl Pool {
                 }
                 Decision::Wait(waiting) => {
                     // All of this kind wait for the same.
-                    self.waiting.insert(class, waiting);
+                    self.waiting.insert(kind.class.clone(), (waiting, epoch));
                     continue;
                 }
                 Decision::Fail(failure) => self.fail_job(now, id, &failure, None),
             }
-            let following = self.queued.get(&class).and_then(|jobs| jobs.range(id..).find(|job| **job > id));
+            let following = self.queued.get(&kind.class).and_then(|jobs| jobs.range(id..).find(|job| **job > id));
             next.extend(following.map(|job| (*job, at)));
         }
         // What this pass changed it has reckoned with.
@@ -122,7 +137,7 @@ impl Pool {
 
     fn tick_update(&mut self, now: Millis, id: AgentId) {
         let settings = self.head.settings;
-        let Some(agent) = self.agents.get(&id) else { return };
+        let Some(agent) = self.agents.get(id) else { return };
         match &agent.update {
             Update::UnderWay { to, since, .. } if now.since(*since) >= settings.update_within => {
                 let (to, since) = (*to, *since);
@@ -149,13 +164,13 @@ impl Pool {
                 }
             }
             JobState::Assigned { agent, at } => {
-                let online = self.agents.get(agent).is_some_and(|agent| agent.online);
+                let online = self.agents.get(*agent).is_some_and(|agent| agent.online);
                 if !online || now.since(*at) >= settings.begin_within {
                     self.put_back(id);
                 }
             }
             JobState::Running { agent, .. } => {
-                let holder = self.agents.get(agent);
+                let holder = self.agents.get(*agent);
                 if holder.is_none_or(|agent| now.since(agent.last_seen) >= settings.lost_after) {
                     let (agent, name) = (*agent, holder.map_or_else(|| agent.0.to_string(), |agent| agent.name.clone()));
                     self.fail_job(now, id, &Failure::AgentLost { agent: name }, Some(agent));
@@ -163,6 +178,31 @@ impl Pool {
             }
             JobState::Succeeded { .. } | JobState::Failed { .. } | JobState::Canceled { .. } => {}
         }
+    }
+}
+
+/// Jobs that need the same, in one pass.
+struct Kind {
+    class: Class,
+    /// Whether only agents that have become idle are of interest.
+    waits: bool,
+    /// The last idle agent that was looked at: those before it do not satisfy this kind.
+    looked: Option<Turn>,
+    survey: Option<Box<Survey>>,
+}
+
+impl Kind {
+    /// The idle agent that waits longest among those that satisfy it.
+    fn idle(&mut self, candidates: &BTreeSet<Turn>, agents: &Roster) -> Option<AgentId> {
+        let from = self.looked.map_or(Bound::Unbounded, Bound::Excluded);
+        for turn in candidates.range((from, Bound::Unbounded)) {
+            self.looked = Some(*turn);
+            let satisfies = |agent: &&Agent| agent.is_idle() && needs(&self.class).are_satisfied_by(agent);
+            if let Some(agent) = agents.get(turn.1).filter(satisfies) {
+                return Some(agent.id);
+            }
+        }
+        None
     }
 }
 
