@@ -2,6 +2,7 @@
 //!
 //! Secrets are 32 random bytes; the database has their SHA-256 only. They are long enough that a plain hash cannot be turned back.
 
+use crate::engine::Engine;
 use crate::problem::Problem;
 use crate::store::Store;
 use axum::http::{HeaderMap, header};
@@ -130,9 +131,12 @@ pub async fn person(store: &Store, headers: &HeaderMap, pool: Option<i64>, least
 ///
 /// # Errors
 /// Its key is another.
-pub async fn agent(store: &Store, headers: &HeaderMap, pool: i64, id: AgentId) -> Result<(), Problem> {
+pub async fn agent(store: &Store, engine: &Engine, headers: &HeaderMap, id: AgentId) -> Result<(), Problem> {
     let presented = hash(bearer(headers)?);
-    match store.agent_key(pool, id).await? {
+    if engine.knows_key(id, &presented) {
+        return Ok(());
+    }
+    match store.agent_key(engine.id, id).await? {
         // Both are hashes: what a comparison takes tells nothing about the key.
         Some(stored) if stored == presented => Ok(()),
         _ => Err(Problem::unauthenticated("the key is not this agent's, or the agent is not registered (any more)")),

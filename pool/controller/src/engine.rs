@@ -1,18 +1,19 @@
-//! One pool at work: operations in, in batches, each batch one transaction; whoever waits for an agent's message or for any change is woken.
+//! One pool at work: operations in, in batches, each batch one transaction; whoever waits for an agent's message is told, and for any change is woken.
 //!
 //! A batch locks the pool's row, takes what other controllers stored since, lets `pool-core` do the operations and decide, and stores what they touched. Answers go out
-//! after the commit. When the database fails, nobody is told that anything happened, and everything is loaded anew.
+//! after the commit. When the database fails, nobody is told that anything happened, and everything is loaded anew. A database that is ours alone (SQLite) is asked
+//! for nothing that is known, and locked only to store.
 
 use crate::statistics::{Counts, Statistics};
-use crate::store::{Kind, Store, StoreError, Transaction};
+use crate::store::{Kind, Store, StoreError, Submission, Transaction};
 use pool_core::Millis;
 use pool_core::agent::AgentId;
 use pool_core::job::{JobId, JobState};
-use pool_core::pool::{Doing, Head, Pool, Refusal};
-use std::collections::HashMap;
-use std::sync::Arc;
+use pool_core::pool::{Doing, Head, Message, Pool, Refusal};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Most operations in one transaction.
 const BATCH: usize = 512;
@@ -22,6 +23,10 @@ const TICK: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(150);
 /// Operations that may wait for their batch; more wait at the door.
 const QUEUE: usize = 4096;
+/// Most rows of a kind that are forgotten at once.
+const FORGET: i64 = 500;
+/// How often it is looked whether there is anything to forget.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// What an operation needs of the database before it may run.
 #[derive(Debug)]
@@ -68,7 +73,9 @@ pub enum EngineError {
 }
 
 type Answer = Box<dyn std::any::Any + Send>;
-type Run = Box<dyn FnOnce(&mut Pool, Millis) -> Result<(Answer, After), Refusal> + Send>;
+/// What an operation says when decisions have been made, and before anything is forgotten that has ended.
+type Then = Box<dyn FnOnce(&Pool) -> Answer + Send>;
+type Run = Box<dyn FnOnce(&mut Pool, Millis) -> Result<(Then, After), Refusal> + Send>;
 
 type Reply = oneshot::Sender<Result<Answer, EngineError>>;
 
@@ -86,6 +93,7 @@ pub struct Engine {
     commands: mpsc::Sender<Command>,
     changed: watch::Receiver<i64>,
     waiters: Arc<Waiters>,
+    keys: Arc<Keys>,
     statistics: Arc<Statistics>,
     /// Its number.
     pub id: i64,
@@ -93,19 +101,78 @@ pub struct Engine {
     pub name: Arc<str>,
 }
 
+/// What ends the wait of an agent.
+#[derive(Debug)]
+pub enum Woken {
+    /// This is what it is told if it does nothing.
+    Message(Message),
+    /// It is not registered any more.
+    Gone,
+}
+
+/// Who waits at this controller, and where the answer goes.
 #[derive(Debug, Default)]
-struct Waiters(std::sync::Mutex<HashMap<AgentId, Arc<Notify>>>);
+struct Waiters(Mutex<HashMap<AgentId, Vec<oneshot::Sender<Woken>>>>);
 
 impl Waiters {
-    fn of(&self, id: AgentId) -> Arc<Notify> {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Arc::clone(all.entry(id).or_default())
+    fn all(&self) -> MutexGuard<'_, HashMap<AgentId, Vec<oneshot::Sender<Woken>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, id: AgentId) {
-        if let Some(waiter) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&id) {
-            waiter.notify_waiters();
+    /// Tells an agent, if it waits and there is something to tell.
+    fn wake(&self, pool: &Pool, id: AgentId) {
+        let mut all = self.all();
+        if !all.contains_key(&id) {
+            return;
         }
+        let message = pool.message(id, Doing::Idle);
+        if message.is_none() && pool.agent(id).is_some() {
+            return;
+        }
+        for waiter in all.remove(&id).into_iter().flatten() {
+            let _ = waiter.send(message.clone().map_or(Woken::Gone, Woken::Message));
+        }
+    }
+}
+
+/// An agent that waits, until it is dropped.
+#[derive(Debug)]
+pub struct Wait {
+    id: AgentId,
+    woken: oneshot::Receiver<Woken>,
+    waiters: Arc<Waiters>,
+}
+
+impl Wait {
+    /// What ends the wait; never, if the pool stops.
+    pub async fn woken(&mut self) -> Woken {
+        match (&mut self.woken).await {
+            Ok(woken) => woken,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.woken.close();
+        let mut all = self.waiters.all();
+        if let Some(waiters) = all.get_mut(&self.id) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                all.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// Hashes of the agents' keys, as of the last transaction.
+#[derive(Debug, Default)]
+struct Keys(RwLock<HashMap<AgentId, String>>);
+
+impl Keys {
+    fn change(&self, change: impl FnOnce(&mut HashMap<AgentId, String>)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -116,6 +183,7 @@ impl Engine {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (sender, changed) = watch::channel(0);
         let waiters = Arc::<Waiters>::default();
+        let keys = Arc::<Keys>::default();
         let statistics = Arc::<Statistics>::default();
         let task = Task {
             store,
@@ -124,11 +192,13 @@ impl Engine {
             seen: 0,
             now: Millis(0),
             changed: sender,
+            forgotten: None,
             waiters: Arc::clone(&waiters),
+            keys: Arc::clone(&keys),
             statistics: Arc::clone(&statistics),
         };
         tokio::spawn(task.run(receiver));
-        Self { commands, changed, waiters, statistics, id, name: name.into() }
+        Self { commands, changed, waiters, keys, statistics, id, name: name.into() }
     }
 
     /// Does an operation that needs nothing of the database.
@@ -139,7 +209,7 @@ impl Engine {
         &self,
         operation: impl FnOnce(&mut Pool, Millis) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, EngineError> {
-        self.run_with(Before::Nothing, |pool, now| Ok((operation(pool, now)?, After::default()))).await
+        self.run_with(Before::Nothing, |pool, now| Ok((operation(pool, now)?, After::default())), |_, value| value).await
     }
 
     /// Looks at the pool as it is.
@@ -153,27 +223,42 @@ impl Engine {
         self.run(|pool, now| Ok(look(pool, now))).await
     }
 
-    /// Does an operation.
+    /// Does an operation; `then` looks at what was decided after it.
     ///
     /// # Errors
     /// See [`EngineError`].
-    pub async fn run_with<T: Send + 'static>(
+    pub async fn run_with<T: Send + 'static, U: Send + 'static>(
         &self,
         before: Before,
         operation: impl FnOnce(&mut Pool, Millis) -> Result<(T, After), Refusal> + Send + 'static,
-    ) -> Result<T, EngineError> {
+        then: impl FnOnce(&Pool, T) -> U + Send + 'static,
+    ) -> Result<U, EngineError> {
         let (answer, answered) = oneshot::channel();
-        let run: Run = Box::new(|pool, now| operation(pool, now).map(|(value, after)| (Box::new(value) as Answer, after)));
-        self.commands.send(Command { at: Instant::now(), before, run, answer }).await.map_err(|_| EngineError::Stopping)?;
+        let run: Run = Box::new(|pool, now| {
+            let (value, after) = operation(pool, now)?;
+            Ok((Box::new(|pool: &Pool| Box::new(then(pool, value)) as Answer) as Then, after))
+        });
+        let command = Command { at: Instant::now(), before, run, answer };
+        self.commands.send(command).await.map_err(|_| EngineError::Stopping)?;
         let value = answered.await.map_err(|_| EngineError::Stopping)??;
         // The type is the one that was boxed above.
-        value.downcast::<T>().map(|value| *value).map_err(|_| EngineError::Stopping)
+        value.downcast::<U>().map(|value| *value).map_err(|_| EngineError::Stopping)
     }
 
-    /// Resolves when there may be something to tell an agent. Ask for it before looking, so that nothing falls between.
+    /// Begins to wait for something to tell an agent. Before it is looked whether there is, so that nothing falls between.
     #[must_use]
-    pub fn waiter(&self, id: AgentId) -> Arc<Notify> {
-        self.waiters.of(id)
+    pub fn wait(&self, id: AgentId) -> Wait {
+        let (sender, woken) = oneshot::channel();
+        self.waiters.all().entry(id).or_default().push(sender);
+        Wait { id, woken, waiters: Arc::clone(&self.waiters) }
+    }
+
+    /// Whether this is the hash of an agent's key. If not, the database may know of an agent that has registered elsewhere just now. That an agent is gone shows
+    /// itself with whatever it asks for.
+    #[must_use]
+    pub fn knows_key(&self, id: AgentId, hash: &str) -> bool {
+        let keys = self.keys.0.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(&id).is_some_and(|known| known == hash)
     }
 
     /// The pool's revision, and a way to wait for the next.
@@ -185,24 +270,8 @@ impl Engine {
     /// For the metrics.
     #[must_use]
     pub fn statistics(&self) -> Counts {
-        self.statistics.read()
-    }
-
-    /// Counts an agent that waits, until what is returned is dropped.
-    #[must_use]
-    pub fn waits(&self) -> Waits {
-        self.statistics.change(|counts| counts.polls += 1);
-        Waits(Arc::clone(&self.statistics))
-    }
-}
-
-/// An agent that waits.
-#[derive(Debug)]
-pub struct Waits(Arc<Statistics>);
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.change(|counts| counts.polls = counts.polls.saturating_sub(1));
+        let polls = self.waiters.all().values().map(Vec::len).sum::<usize>() as u64;
+        Counts { polls, ..self.statistics.read() }
     }
 }
 
@@ -214,7 +283,10 @@ struct Task {
     seen: i64,
     now: Millis,
     changed: watch::Sender<i64>,
+    /// When everything that is old was last forgotten.
+    forgotten: Option<Instant>,
     waiters: Arc<Waiters>,
+    keys: Arc<Keys>,
     statistics: Arc<Statistics>,
 }
 
@@ -252,10 +324,27 @@ impl Task {
                 // What is in memory may not be what is stored.
                 self.pool = Pool::new(Head::default());
                 self.seen = 0;
+                self.keys.change(HashMap::clear);
                 for answer in answers {
                     let _ = answer.send(Err(EngineError::Store(e.to_string())));
                 }
                 tokio::time::sleep(LOOK).await;
+            } else if ticked && self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+                self.forget().await;
+            }
+        }
+    }
+
+    /// Forgets what is older than the pool keeps it, a little at a time: what is left is the next second's.
+    async fn forget(&mut self) {
+        let settings = self.pool.head().settings;
+        let before = |age: u64| Millis(self.now.0.saturating_sub(age));
+        match self.store.forget(self.id, before(settings.keep_jobs), before(settings.keep_keys), FORGET).await {
+            Ok(gone) if gone >= FORGET as u64 => self.forgotten = None,
+            Ok(_) => self.forgotten = Some(Instant::now()),
+            Err(e) => {
+                tracing::warn!(pool = self.id, error = %e, "old jobs are not forgotten");
+                self.forgotten = Some(Instant::now());
             }
         }
     }
@@ -286,48 +375,38 @@ impl Task {
     ) -> Result<(), StoreError> {
         let began = Instant::now();
         let arrived = batch.iter().map(|command| command.at).min().unwrap_or(began);
-        let mut tx = self.store.begin(self.id).await?;
+        let mut woken = Vec::new();
+        let questions = Questions::of(batch);
+        let asks = questions != Questions::default();
+        let mut tx = None;
+        // Nobody else writes into a file of ours: what we know is so.
+        if self.store.kind() == Kind::Postgres || self.seen == 0 || asks {
+            tx = Some(self.begin(&mut woken).await?);
+        }
         // A clock that is set back does not set anything else back.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
         self.now = self.now.max(Millis(now));
         let now = self.now;
-        let mut woken = Vec::new();
-        if tx.revision != self.seen {
-            self.refresh(&mut tx, &mut woken).await?;
-        }
         if ticked {
             self.pool.tick(now);
         }
-        let mut keys = Vec::new();
-        let mut used = false;
-        // Taken one by one: what an error interrupts is still in the batch, with its answer.
-        batch.reverse();
-        while let Some(command) = batch.pop() {
-            let Command { at: _, before, run, answer } = command;
-            let result = match before_runs(&mut tx, &before, now).await {
-                Err(e) => {
-                    answers.push((answer, Err(EngineError::Stopping)));
-                    return Err(e);
-                }
-                Ok(Err(refused)) => Err(refused),
-                Ok(Ok(())) => match run(&mut self.pool, now) {
-                    // A one-time token is used up by whoever presents it: the name that it was refused for is to be told, not tried again at will.
-                    Err(refusal) => Err(EngineError::Refused(refusal)),
-                    Ok((value, after)) => {
-                        keys.extend(after.agent_key);
-                        if let (Before::Key { actor, key, request }, Some(job)) = (&before, after.job) {
-                            let stored = tx.put_submission(actor, key, request, job, now).await;
-                            if let Err(e) = stored {
-                                answers.push((answer, Err(EngineError::Stopping)));
-                                return Err(e);
-                            }
-                        }
-                        Ok(value)
+        let mut known = match &mut tx {
+            Some(tx) if asks => Known::ask(tx, &questions, now).await?,
+            _ => Known::default(),
+        };
+        let (mut done, mut keys) = (Vec::with_capacity(batch.len()), Vec::new());
+        for Command { at: _, before, run, answer } in batch.drain(..) {
+            let result = known.lets(&before).and_then(|()| run(&mut self.pool, now).map_err(EngineError::Refused));
+            done.push((
+                answer,
+                result.map(|(then, after)| {
+                    keys.extend(after.agent_key);
+                    if let (Before::Key { actor, key, request }, Some(job)) = (before, after.job) {
+                        known.submitted(Submission { actor, key, request, job });
                     }
-                },
-            };
-            used |= matches!(before, Before::Token(_));
-            answers.push((answer, result));
+                    then
+                }),
+            ));
         }
         let deciding = Instant::now();
         // A decision to update somebody is reckoned with in another pass.
@@ -335,15 +414,32 @@ impl Task {
             self.pool.schedule(now);
         }
         let decided = deciding.elapsed();
+        answers.extend(done.into_iter().map(|(answer, result)| (answer, result.map(|then| then(&self.pool)))));
         let touched = self.pool.take_touched();
-        if touched.is_empty() && keys.is_empty() && !used {
-            tx.rollback().await?;
+        if touched.is_empty() && keys.is_empty() && !known.used {
+            if let Some(tx) = tx {
+                tx.rollback().await?;
+            }
         } else {
-            tx.put(&touched, &keys).await?;
+            let mut tx = match tx {
+                Some(tx) => tx,
+                None => {
+                    let tx = self.store.begin(self.id).await?;
+                    if tx.revision != self.seen {
+                        return Err(StoreError::Unusable("somebody else has written into the database".into()));
+                    }
+                    tx
+                }
+            };
+            tx.put(&touched, &keys, &known.new, now).await?;
             let revision = tx.revision;
             tx.commit().await?;
             self.seen = revision;
         }
+        self.keys.change(|known| {
+            known.extend(keys);
+            touched.removed.iter().for_each(|id| drop(known.remove(id)));
+        });
         let given = touched.jobs.iter().filter(|job| matches!(job.state, JobState::Assigned { at, .. } if at == now)).count();
         self.statistics.change(|counts| {
             counts.decisions.add(decided, 1);
@@ -355,12 +451,19 @@ impl Task {
         woken.extend(touched.agents.iter().map(|agent| agent.id));
         woken.extend(&touched.removed);
         for id in woken {
-            if self.pool.agent(id).is_none() || self.pool.message(id, Doing::Idle).is_some() {
-                self.waiters.wake(id);
-            }
+            self.waiters.wake(&self.pool, id);
         }
         self.changed.send_if_modified(|revision| core::mem::replace(revision, self.seen) != self.seen);
         Ok(())
+    }
+
+    /// Begins a transaction, and takes what others stored.
+    async fn begin(&mut self, woken: &mut Vec<AgentId>) -> Result<Transaction, StoreError> {
+        let mut tx = self.store.begin(self.id).await?;
+        if tx.revision != self.seen {
+            self.refresh(&mut tx, woken).await?;
+        }
+        Ok(tx)
     }
 
     async fn refresh(&mut self, tx: &mut Transaction, woken: &mut Vec<AgentId>) -> Result<(), StoreError> {
@@ -368,7 +471,11 @@ impl Task {
         if let Some(head) = changes.head {
             self.pool.load_head(head);
         }
-        for agent in changes.agents {
+        self.keys.change(|keys| {
+            keys.extend(changes.agents.iter().map(|(agent, key)| (agent.id, key.clone())));
+            changes.removed.iter().for_each(|id| drop(keys.remove(id)));
+        });
+        for (agent, _) in changes.agents {
             woken.push(agent.id);
             self.pool.load_agent(agent);
         }
@@ -384,15 +491,70 @@ impl Task {
     }
 }
 
-/// Whether an operation may run.
-async fn before_runs(tx: &mut Transaction, before: &Before, now: Millis) -> Result<Result<(), EngineError>, StoreError> {
-    Ok(match before {
-        Before::Nothing => Ok(()),
-        Before::Token(hash) => tx.use_token(hash, now).await?.then_some(()).ok_or(EngineError::Token),
-        Before::Key { actor, key, request } => match tx.submission(actor, key).await? {
-            None => Ok(()),
-            Some((stored, job)) if stored == *request => Err(EngineError::Repeated(job)),
-            Some(_) => Err(EngineError::KeyReused),
-        },
-    })
+/// What the operations of a batch ask the database.
+#[derive(Default, PartialEq, Eq)]
+struct Questions {
+    tokens: Vec<[String; 1]>,
+    keys: Vec<[String; 2]>,
+}
+
+impl Questions {
+    fn of(batch: &[Command]) -> Self {
+        let mut questions = Self::default();
+        for command in batch {
+            match &command.before {
+                Before::Nothing => {}
+                Before::Token(hash) => questions.tokens.push([hash.clone()]),
+                Before::Key { actor, key, .. } => questions.keys.push([actor.clone(), key.clone()]),
+            }
+        }
+        questions
+    }
+}
+
+/// What it says.
+#[derive(Default)]
+struct Known {
+    /// One-time tokens that were used up, and that nobody has had yet.
+    tokens: HashSet<String>,
+    /// By actor and key: hash of the request, and the job.
+    submissions: HashMap<(String, String), (String, JobId)>,
+    /// What is submitted in this batch.
+    new: Vec<Submission>,
+    /// Whether a token was used up. It is by whoever presents it: the name that it was refused for is to be told, not tried again at will.
+    used: bool,
+}
+
+impl Known {
+    async fn ask(tx: &mut Transaction, questions: &Questions, now: Millis) -> Result<Self, StoreError> {
+        let mut known = Self::default();
+        if !questions.tokens.is_empty() {
+            known.tokens.extend(tx.use_tokens(&questions.tokens, now).await?);
+            known.used = !known.tokens.is_empty();
+        }
+        if !questions.keys.is_empty() {
+            let stored = tx.submissions(&questions.keys).await?;
+            known.submissions.extend(stored.into_iter().map(|s| ((s.actor, s.key), (s.request, s.job))));
+        }
+        Ok(known)
+    }
+
+    /// Whether an operation may run.
+    fn lets(&mut self, before: &Before) -> Result<(), EngineError> {
+        match before {
+            Before::Nothing => Ok(()),
+            Before::Token(hash) => self.tokens.remove(hash).then_some(()).ok_or(EngineError::Token),
+            Before::Key { actor, key, request } => match self.submissions.get(&(actor.clone(), key.clone())) {
+                None => Ok(()),
+                Some((stored, job)) if stored == request => Err(EngineError::Repeated(*job)),
+                Some(_) => Err(EngineError::KeyReused),
+            },
+        }
+    }
+
+    fn submitted(&mut self, submission: Submission) {
+        let Submission { actor, key, request, job } = submission.clone();
+        self.submissions.insert((actor, key), (request, job));
+        self.new.push(submission);
+    }
 }

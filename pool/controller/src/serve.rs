@@ -8,6 +8,7 @@ use crate::web;
 use axum::Router;
 use pool_core::Millis;
 use pool_core::pool::Audit;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -52,6 +53,7 @@ pub async fn serve(options: Options) -> Result<(), String> {
             options.listen.ip()
         ));
     }
+    raise_file_limit();
     let store = Arc::new(Store::open(&options.database).await.map_err(|e| e.to_string())?);
     let admin = match &options.admin_token_file {
         Some(path) => path.clone(),
@@ -84,6 +86,14 @@ pub async fn serve(options: Options) -> Result<(), String> {
         }
     };
     served.map_err(|e| e.to_string())
+}
+
+/// Every agent that waits is an open connection. Services begin with 1024 open files (systemd.exec(5), LimitNOFILE=), and may raise that themselves.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(error = %e, "the limit of open files stays as it is");
+    }
 }
 
 /// Says where it listens: to people, and to whoever started it and reads the line.

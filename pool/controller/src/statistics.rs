@@ -50,7 +50,7 @@ pub struct Counts {
     pub operations: u64,
     /// Transactions that failed.
     pub failures: u64,
-    /// Agents that wait on a long poll now.
+    /// Agents that wait on a long poll now; the engine's handles fill it in.
     pub polls: u64,
     /// One pass of decisions.
     pub decisions: Histogram,

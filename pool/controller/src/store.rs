@@ -13,6 +13,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What can go wrong with a database; its own words, which name no secret (URLs with passwords are cut).
 #[derive(Debug)]
@@ -58,11 +60,59 @@ pub enum Kind {
     Postgres,
 }
 
+/// Statements that are made once.
+#[derive(Debug)]
+struct Statements {
+    changes: String,
+    everything: String,
+    submissions: String,
+    tokens: String,
+    write: String,
+}
+
+impl Kind {
+    /// A statement for this database: `{$4}` stands for the rows of a JSON array.
+    fn statement(self, text: &str) -> String {
+        let mut out = text.to_owned();
+        for number in 1..=7 {
+            let rows = match self {
+                Self::Sqlite => format!("json_each(${number}) AS r"),
+                Self::Postgres => format!("json_array_elements(CAST(${number} AS json)) AS r(value)"),
+            };
+            out = out.replace(&format!("{{${number}}}"), &rows);
+        }
+        out
+    }
+
+    fn statements(self) -> Statements {
+        let [agents, jobs, audit, submissions, pools] = WRITES.map(|text| self.statement(text));
+        let write = match self {
+            Self::Sqlite => [agents, jobs, audit, submissions, pools].join("; "),
+            // One statement, one way to the server and back.
+            Self::Postgres => format!("WITH a AS ({agents}), j AS ({jobs}), l AS ({audit}), s AS ({submissions}) {pools}"),
+        };
+        Statements {
+            changes: CHANGES.replace("{open}", ""),
+            // What had ended before anybody looked is of no interest to decisions.
+            everything: CHANGES.replace("{open}", " AND ended = 0"),
+            submissions: self.statement(
+                "SELECT s.actor, s.key, s.request, s.job FROM {$2} JOIN submissions s \
+                 ON s.pool = $1 AND s.actor = r.value->>0 AND s.key = r.value->>1",
+            ),
+            tokens: self.statement(
+                "UPDATE tokens SET used = $1 WHERE used IS NULL AND hash IN (SELECT r.value->>0 FROM {$2}) RETURNING hash",
+            ),
+            write,
+        }
+    }
+}
+
 /// A database with our tables in it.
 #[derive(Debug)]
 pub struct Store {
     pool: AnyPool,
     kind: Kind,
+    statements: Arc<Statements>,
     /// Held as long as we use the file.
     _lock: Option<File>,
 }
@@ -91,12 +141,43 @@ const APPEND_ONLY_POSTGRES: &[&str] = &[
     "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit EXECUTE FUNCTION audit_is_append_only()",
 ];
 
+/// From version 1 to 2: a job says when it ended, and what is kept for a time is found by its time.
+const TO_2: &[&str] = &[
+    "UPDATE jobs SET ended = CAST({at} AS BIGINT) WHERE ended = 1",
+    "CREATE INDEX submissions_at ON submissions (pool, at)",
+    "CREATE INDEX tokens_used ON tokens (used)",
+];
+
+/// What a transaction writes, each kind of row in one statement however many there are: rows are JSON arrays of arrays. `$1` pool, `$2` revision, `$3` the pool's own row or
+/// null, `$4` agents (a removed one has no document), `$5` jobs, `$6` lines of audit, `$7` idempotency keys.
+const WRITES: [&str; 5] = [
+    "INSERT INTO agents (pool, id, revision, doc, key_hash) \
+     SELECT $1, CAST(r.value->>0 AS BIGINT), $2, r.value->>1, r.value->>2 FROM {$4} WHERE true \
+     ON CONFLICT (pool, id) DO UPDATE SET revision = excluded.revision, doc = excluded.doc, \
+     key_hash = CASE WHEN excluded.doc IS NULL THEN NULL ELSE COALESCE(excluded.key_hash, agents.key_hash) END",
+    "INSERT INTO jobs (pool, id, revision, ended, doc) \
+     SELECT $1, CAST(r.value->>0 AS BIGINT), $2, CAST(r.value->>1 AS BIGINT), r.value->>2 FROM {$5} WHERE true \
+     ON CONFLICT (pool, id) DO UPDATE SET revision = excluded.revision, ended = excluded.ended, doc = excluded.doc",
+    "INSERT INTO audit (pool, at, actor, action, detail) \
+     SELECT $1, CAST(r.value->>0 AS BIGINT), r.value->>1, r.value->>2, r.value->>3 FROM {$6}",
+    "INSERT INTO submissions (pool, actor, key, request, job, at) \
+     SELECT $1, r.value->>0, r.value->>1, r.value->>2, CAST(r.value->>3 AS BIGINT), CAST(r.value->>4 AS BIGINT) FROM {$7}",
+    "UPDATE pools SET revision = $2, head_revision = CASE WHEN $3 IS NULL THEN head_revision ELSE $2 END, head = COALESCE($3, head) WHERE id = $1",
+];
+
+/// What was stored after a revision: kind, number, document, hash of the key.
+const CHANGES: &str = "SELECT CAST(0 AS BIGINT), id, head, CAST(NULL AS TEXT) FROM pools WHERE id = $1 AND head_revision > $2 \
+     UNION ALL SELECT 1, id, doc, key_hash FROM agents WHERE pool = $1 AND revision > $2 \
+     UNION ALL SELECT 2, id, doc, CAST(NULL AS TEXT) FROM jobs WHERE pool = $1 AND revision > $2{open}";
+
 /// The version of the tables that this program writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Any number, the same in every controller: who migrates holds it.
 const MIGRATION_LOCK: i64 = 0x617a_7072_7870;
 /// Longest wait for a lock of somebody else's.
 const PATIENCE_SECONDS: u64 = 10;
+/// A connection that was used so short a time ago is taken to be there.
+const FRESH: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Opens a database, and makes or migrates its tables. `url` is `postgres://…`, or a file's path.
@@ -115,7 +196,12 @@ impl Store {
         let options = AnyConnectOptions::from_str(&url).map_err(|e| StoreError::Unusable(format!("the database URL: {e}")))?;
         let pool = AnyPoolOptions::new()
             .max_connections(8)
-            .acquire_timeout(std::time::Duration::from_secs(PATIENCE_SECONDS))
+            .acquire_timeout(Duration::from_secs(PATIENCE_SECONDS))
+            // Whether a connection is still there is asked of one that has been idle; else that would double the ways to the server.
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move { Ok(meta.idle_for < FRESH || connection.ping().await.is_ok()) })
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     let settings: &[&str] = match kind {
@@ -134,7 +220,7 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|e| StoreError::Unusable(format!("the database cannot be opened: {e}")))?;
-        let store = Self { pool, kind, _lock: lock };
+        let store = Self { pool, kind, statements: Arc::new(kind.statements()), _lock: lock };
         store.migrate().await?;
         Ok(store)
     }
@@ -155,24 +241,32 @@ impl Store {
         sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)").execute(&mut *tx).await?;
         let version: Option<i64> =
             sqlx::query("SELECT version FROM schema_version").fetch_optional(&mut *tx).await?.map(|row| row.get(0));
+        let mut statements: Vec<&str> = Vec::new();
+        let version = version.unwrap_or_else(|| {
+            statements.extend(SCHEMA);
+            statements.extend(if self.kind == Kind::Sqlite { APPEND_ONLY_SQLITE } else { APPEND_ONLY_POSTGRES });
+            statements.push("INSERT INTO schema_version (version) VALUES (1)");
+            1
+        });
         match version {
-            Some(VERSION) => {}
-            Some(other) => {
+            1 => {
+                statements.extend(TO_2);
+                statements.push("UPDATE schema_version SET version = 2");
+            }
+            VERSION => {}
+            other => {
                 return Err(StoreError::Unusable(format!(
                     "the database has tables of version {other}; this program knows {VERSION}"
                 )));
             }
-            None => {
-                let (identity, bytes, append_only) = match self.kind {
-                    Kind::Sqlite => ("INTEGER PRIMARY KEY AUTOINCREMENT", "BLOB", APPEND_ONLY_SQLITE),
-                    Kind::Postgres => ("BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "BYTEA", APPEND_ONLY_POSTGRES),
-                };
-                for statement in SCHEMA.iter().chain(append_only) {
-                    let statement = statement.replace("{identity}", identity).replace("{bytes}", bytes);
-                    sqlx::query(&statement).execute(&mut *tx).await?;
-                }
-                sqlx::query("INSERT INTO schema_version (version) VALUES ($1)").bind(VERSION).execute(&mut *tx).await?;
-            }
+        }
+        let (identity, bytes, at) = match self.kind {
+            Kind::Sqlite => ("INTEGER PRIMARY KEY AUTOINCREMENT", "BLOB", "doc->'state'->>'at'"),
+            Kind::Postgres => ("BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "BYTEA", "(CAST(doc AS json)->'state'->>'at')"),
+        };
+        for statement in statements {
+            let statement = statement.replace("{identity}", identity).replace("{bytes}", bytes).replace("{at}", at);
+            sqlx::query(&statement).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -236,7 +330,7 @@ impl Store {
         };
         let row = sqlx::query(lock).bind(pool).fetch_optional(&mut *connection).await?;
         let revision = row.ok_or_else(|| StoreError::Unusable(format!("pool {pool} is gone")))?.get(0);
-        Ok(Transaction { connection, pool, revision })
+        Ok(Transaction { connection, pool, revision, statements: Arc::clone(&self.statements) })
     }
 
     /// The revision of a pool, without waiting for anybody.
@@ -268,7 +362,7 @@ impl Store {
     pub async fn jobs(&self, pool: i64, before: i64, ended: Option<bool>, limit: i64) -> Result<Vec<Job>, StoreError> {
         let statement = match ended {
             None => "SELECT doc FROM jobs WHERE pool = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
-            Some(true) => "SELECT doc FROM jobs WHERE pool = $1 AND id < $2 AND ended = 1 ORDER BY id DESC LIMIT $3",
+            Some(true) => "SELECT doc FROM jobs WHERE pool = $1 AND id < $2 AND ended > 0 ORDER BY id DESC LIMIT $3",
             Some(false) => "SELECT doc FROM jobs WHERE pool = $1 AND id < $2 AND ended = 0 ORDER BY id DESC LIMIT $3",
         };
         let rows = sqlx::query(statement).bind(pool).bind(before).bind(limit).fetch_all(&self.pool).await?;
@@ -371,6 +465,37 @@ impl Store {
         Ok(true)
     }
 
+    /// Forgets, at most `limit` of each, jobs of a pool that ended before `jobs`; its idempotency keys of before `keys`, and one-time tokens that were used before then.
+    /// Gives how many rows that were. The audit table keeps everything.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn forget(&self, pool: i64, jobs: Millis, keys: Millis, limit: i64) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        let (jobs, keys) = (jobs.0 as i64, keys.0 as i64);
+        for (statement, before) in [
+            (
+                "DELETE FROM jobs WHERE pool = $1 AND id IN \
+                 (SELECT id FROM jobs WHERE pool = $1 AND ended > 0 AND ended < $2 ORDER BY ended LIMIT $3)",
+                jobs,
+            ),
+            (
+                "DELETE FROM submissions WHERE pool = $1 AND (actor, key) IN \
+                 (SELECT actor, key FROM submissions WHERE pool = $1 AND at < $2 ORDER BY at LIMIT $3)",
+                keys,
+            ),
+            (
+                "DELETE FROM tokens WHERE hash IN \
+                 (SELECT hash FROM tokens WHERE role = 'register' AND pool = $1 AND used < $2 ORDER BY used LIMIT $3)",
+                keys,
+            ),
+        ] {
+            let done = sqlx::query(statement).bind(pool).bind(before).bind(limit).execute(&self.pool).await?;
+            gone += done.rows_affected();
+        }
+        Ok(gone)
+    }
+
     /// Hash of an agent's key.
     ///
     /// # Errors
@@ -408,8 +533,8 @@ fn token(row: &AnyRow) -> Token {
 pub struct Changes {
     /// The pool's row.
     pub head: Option<Head>,
-    /// Agents.
-    pub agents: Vec<Agent>,
+    /// Agents, with the hashes of their keys.
+    pub agents: Vec<(Agent, String)>,
     /// Agents that are gone.
     pub removed: Vec<AgentId>,
     /// Jobs.
@@ -421,8 +546,22 @@ pub struct Changes {
 pub struct Transaction {
     connection: sqlx::Transaction<'static, sqlx::Any>,
     pool: i64,
+    statements: Arc<Statements>,
     /// The pool's revision.
     pub revision: i64,
+}
+
+/// An idempotency key, and what was submitted under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// Whose key.
+    pub actor: String,
+    /// The key.
+    pub key: String,
+    /// Hash of the request.
+    pub request: String,
+    /// The job.
+    pub job: JobId,
 }
 
 impl Transaction {
@@ -432,117 +571,78 @@ impl Transaction {
     /// The database's.
     pub async fn changes(&mut self, since: i64) -> Result<Changes, StoreError> {
         let mut changes = Changes::default();
-        let head = sqlx::query("SELECT head FROM pools WHERE id = $1 AND head_revision > $2").bind(self.pool).bind(since);
-        changes.head = head.fetch_optional(&mut *self.connection).await?.map(|row| document(&row, 0)).transpose()?;
-        let agents = sqlx::query("SELECT id, doc FROM agents WHERE pool = $1 AND revision > $2").bind(self.pool).bind(since);
-        for row in agents.fetch_all(&mut *self.connection).await? {
-            match row.get::<Option<&str>, _>(1) {
-                Some(doc) => changes.agents.push(serde_json::from_str(doc)?),
-                None => changes.removed.push(AgentId(row.get(0))),
+        let statement = if since == 0 { &self.statements.everything } else { &self.statements.changes };
+        let rows = sqlx::query(statement).bind(self.pool).bind(since).fetch_all(&mut *self.connection).await?;
+        for row in &rows {
+            match (row.get::<i64, _>(0), row.get::<Option<&str>, _>(2)) {
+                (0, _) => changes.head = Some(document(row, 2)?),
+                (1, Some(doc)) => {
+                    changes.agents.push((serde_json::from_str(doc)?, row.get::<Option<String>, _>(3).unwrap_or_default()));
+                }
+                (1, None) => changes.removed.push(AgentId(row.get(1))),
+                _ => changes.jobs.push(document(row, 2)?),
             }
         }
-        // What had ended before anybody looked is of no interest to decisions.
-        let jobs = if since == 0 {
-            "SELECT doc FROM jobs WHERE pool = $1 AND ended = 0 AND revision > $2"
-        } else {
-            "SELECT doc FROM jobs WHERE pool = $1 AND revision > $2"
-        };
-        let rows = sqlx::query(jobs).bind(self.pool).bind(since).fetch_all(&mut *self.connection).await?;
-        changes.jobs = rows.iter().map(|row| document(row, 0)).collect::<Result<_, _>>()?;
         Ok(changes)
     }
 
-    /// Uses a one-time token up; `false` if that is no such token, or was done before.
+    /// Uses one-time tokens up; gives the hashes of those that were such tokens, and were not used before.
     ///
     /// # Errors
     /// The database's.
-    pub async fn use_token(&mut self, hash: &str, now: Millis) -> Result<bool, StoreError> {
-        let statement = "UPDATE tokens SET used = $1 WHERE hash = $2 AND used IS NULL";
-        let done = sqlx::query(statement).bind(now.0 as i64).bind(hash).execute(&mut *self.connection).await?;
-        Ok(done.rows_affected() == 1)
+    pub async fn use_tokens(&mut self, hashes: &[[String; 1]], now: Millis) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query(&self.statements.tokens).bind(now.0 as i64).bind(serde_json::to_string(hashes)?);
+        Ok(query.fetch_all(&mut *self.connection).await?.iter().map(|row| row.get(0)).collect())
     }
 
-    /// What was submitted under an idempotency key: hash of the request, and the job.
+    /// What was submitted under idempotency keys: each an actor and a key.
     ///
     /// # Errors
     /// The database's.
-    pub async fn submission(&mut self, actor: &str, key: &str) -> Result<Option<(String, JobId)>, StoreError> {
-        let statement = "SELECT request, job FROM submissions WHERE pool = $1 AND actor = $2 AND key = $3";
-        let row = sqlx::query(statement).bind(self.pool).bind(actor).bind(key).fetch_optional(&mut *self.connection).await?;
-        Ok(row.map(|row| (row.get(0), JobId(row.get(1)))))
+    pub async fn submissions(&mut self, keys: &[[String; 2]]) -> Result<Vec<Submission>, StoreError> {
+        let query = sqlx::query(&self.statements.submissions).bind(self.pool).bind(serde_json::to_string(keys)?);
+        let rows = query.fetch_all(&mut *self.connection).await?;
+        let one = |row: &AnyRow| Submission { actor: row.get(0), key: row.get(1), request: row.get(2), job: JobId(row.get(3)) };
+        Ok(rows.iter().map(one).collect())
     }
 
-    /// Remembers what was submitted under an idempotency key.
+    /// Stores what was touched, under the next revision; with the keys of new agents, and the idempotency keys of new jobs.
     ///
     /// # Errors
     /// The database's.
-    pub async fn put_submission(
+    pub async fn put(
         &mut self,
-        actor: &str,
-        key: &str,
-        request: &str,
-        job: JobId,
+        touched: &Touched,
+        keys: &[(AgentId, String)],
+        submissions: &[Submission],
         now: Millis,
     ) -> Result<(), StoreError> {
-        let statement = "INSERT INTO submissions (pool, actor, key, request, job, at) VALUES ($1, $2, $3, $4, $5, $6)";
-        let insert = sqlx::query(statement).bind(self.pool).bind(actor).bind(key).bind(request).bind(job.0).bind(now.0 as i64);
-        insert.execute(&mut *self.connection).await?;
-        Ok(())
-    }
-
-    /// Stores what was touched, under the next revision.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn put(&mut self, touched: &Touched, keys: &[(AgentId, String)]) -> Result<(), StoreError> {
         self.revision += 1;
-        let (pool, revision) = (self.pool, self.revision);
-        let connection = &mut *self.connection;
+        let head = touched.head.as_ref().map(serde_json::to_string).transpose()?;
+        let mut agents = Vec::with_capacity(touched.agents.len() + touched.removed.len());
         for agent in &touched.agents {
-            let statement = "INSERT INTO agents (pool, id, revision, doc) VALUES ($1, $2, $3, $4) \
-                             ON CONFLICT (pool, id) DO UPDATE SET revision = excluded.revision, doc = excluded.doc";
-            let doc = serde_json::to_string(agent)?;
-            sqlx::query(statement).bind(pool).bind(agent.id.0).bind(revision).bind(doc).execute(&mut *connection).await?;
+            let key = keys.iter().find(|(id, _)| *id == agent.id).map(|(_, hash)| hash);
+            agents.push((agent.id, Some(serde_json::to_string(agent)?), key));
         }
-        for (id, hash) in keys {
-            sqlx::query("UPDATE agents SET key_hash = $1 WHERE pool = $2 AND id = $3")
-                .bind(hash)
-                .bind(pool)
-                .bind(id.0)
-                .execute(&mut *connection)
-                .await?;
-        }
-        for id in &touched.removed {
-            let statement = "UPDATE agents SET revision = $1, doc = NULL, key_hash = NULL WHERE pool = $2 AND id = $3";
-            sqlx::query(statement).bind(revision).bind(pool).bind(id.0).execute(&mut *connection).await?;
-        }
+        agents.extend(touched.removed.iter().map(|id| (*id, None, None)));
+        let mut jobs = Vec::with_capacity(touched.jobs.len());
         for job in &touched.jobs {
-            let statement = "INSERT INTO jobs (pool, id, revision, ended, doc) VALUES ($1, $2, $3, $4, $5) \
-                             ON CONFLICT (pool, id) DO UPDATE SET revision = excluded.revision, ended = excluded.ended, doc = excluded.doc";
-            let ended = i64::from(job.state.is_final());
-            let doc = serde_json::to_string(job)?;
-            sqlx::query(statement)
-                .bind(pool)
-                .bind(job.id.0)
-                .bind(revision)
-                .bind(ended)
-                .bind(doc)
-                .execute(&mut *connection)
-                .await?;
+            // At least 1: 0 has not ended.
+            let ended = job.state.ended().map_or(0, |at| at.0.max(1));
+            jobs.push((job.id, ended, serde_json::to_string(job)?));
         }
-        for line in &touched.audit {
-            insert_audit(connection, Some(pool), line).await?;
-        }
-        if let Some(head) = &touched.head {
-            let statement = "UPDATE pools SET revision = $1, head_revision = $1, head = $2 WHERE id = $3";
-            sqlx::query(statement).bind(revision).bind(serde_json::to_string(head)?).bind(pool).execute(&mut *connection).await?;
-        } else {
-            sqlx::query("UPDATE pools SET revision = $1 WHERE id = $2")
-                .bind(revision)
-                .bind(pool)
-                .execute(&mut *connection)
-                .await?;
-        }
+        let audit: Vec<_> = touched.audit.iter().map(|line| (line.at, &line.actor, &line.action, &line.detail)).collect();
+        let submissions: Vec<_> = submissions.iter().map(|s| (&s.actor, &s.key, &s.request, s.job, now)).collect();
+        sqlx::query(&self.statements.write)
+            .bind(self.pool)
+            .bind(self.revision)
+            .bind(head)
+            .bind(serde_json::to_string(&agents)?)
+            .bind(serde_json::to_string(&jobs)?)
+            .bind(serde_json::to_string(&audit)?)
+            .bind(serde_json::to_string(&submissions)?)
+            .execute(&mut *self.connection)
+            .await?;
         Ok(())
     }
 

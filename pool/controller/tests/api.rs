@@ -424,3 +424,152 @@ fn deadlines_are_held_without_anybody_asking() {
         panic!("nobody holds the deadlines");
     });
 }
+
+/// Does all that it is told until there is nothing for a second; gives the jobs.
+fn work(agent: &Client, id: i64) -> Vec<i64> {
+    let at = |rest: &str| format!("/pools/p/agents/{id}{rest}");
+    let mut done = Vec::new();
+    loop {
+        let told = agent.ok("POST", &at("/poll?wait=1"), json!({ "version": "1.0" }));
+        let Some(number) = told["message"]["job"].as_i64() else { return done };
+        let attempt = &told["message"]["attempt"];
+        agent.ok("POST", &at(&format!("/jobs/{number}/begin")), json!({ "attempt": attempt }));
+        agent.ok("POST", &at(&format!("/jobs/{number}/end")), json!({ "attempt": attempt, "outcome": "well" }));
+        done.push(number);
+    }
+}
+
+#[test]
+fn jobs_submitted_everywhere_at_once_are_each_handed_out_once() {
+    each(|world| {
+        catalog(world);
+        let agents: Vec<_> = (0..4).map(|n| register(world, &format!("m{n}"), "1.0")).collect();
+        let submitted: Vec<i64> = std::thread::scope(|scope| {
+            let submitters: Vec<_> = (0..4)
+                .map(|n| {
+                    scope.spawn(move || {
+                        let admin = if n % 2 == 0 { world.admin() } else { world.admin().at(world.last()) };
+                        // Two of them send the same.
+                        let key = |job: usize| format!("{}-{job}", n / 2);
+                        let one = |job| admin.keyed(&key(job), &self::job("Plain", "1")).1["id"].as_i64().unwrap();
+                        (0..10).map(one).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            submitters.into_iter().flat_map(|submitter| submitter.join().unwrap()).collect()
+        });
+        let mut expected = submitted.clone();
+        expected.sort_unstable();
+        expected.dedup();
+        assert_eq!((submitted.len(), expected.len()), (40, 20));
+        let mut done: Vec<i64> = std::thread::scope(|scope| {
+            let workers: Vec<_> = agents
+                .into_iter()
+                .enumerate()
+                .map(|(n, (agent, id))| {
+                    let agent = if n % 2 == 0 { agent } else { agent.at(world.last()) };
+                    scope.spawn(move || work(&agent, id))
+                })
+                .collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        });
+        done.sort_unstable();
+        assert_eq!(done, expected);
+    });
+}
+
+#[test]
+fn an_agent_that_is_removed_at_one_controller_is_unknown_to_all() {
+    each(|world| {
+        catalog(world);
+        let (agent, id) = register(world, "a", "1.0");
+        publish(world, "3.0", b"package");
+        let agent = agent.at(world.last());
+        let at = |rest: &str| format!("/pools/p/agents/{id}{rest}");
+        agent.ok("POST", &at("/poll"), json!({ "version": "1.0" }));
+        assert_eq!(agent.download(&at("/releases/3.0/file"), None).0, 200);
+        world.admin().ok("DELETE", "/pools/p/agents/a", Value::Null);
+        assert_ne!(agent.download(&at("/releases/3.0/file"), None).0, 200);
+        for (path, body) in [("/poll", json!({ "version": "1.0" })), ("/jobs/1/begin", json!({ "attempt": 1 }))] {
+            assert_eq!(agent.call("POST", &at(path), body).0, 401, "{path}");
+        }
+    });
+}
+
+#[test]
+fn what_ended_long_ago_is_forgotten_a_little_at_a_time_and_the_audit_table_never() {
+    each(|world| {
+        catalog(world);
+        let admin = world.admin();
+        let (agent, id) = register(world, "a", "1.0");
+        for n in 0..4 {
+            admin.keyed(&format!("k{n}"), &job("Plain", "1"));
+        }
+        assert_eq!(work(&agent, id), [1, 2, 3, 4]);
+        // The fifth has just failed.
+        admin.ok("POST", "/pools/p/jobs", json!({ "tasks": [{ "name": "Plain", "version": "1" }], "demands": ["gpu exists"] }));
+        let audit = admin.ok("GET", "/pools/p/audit", Value::Null);
+        let ids = || {
+            let jobs = admin.ok("GET", "/pools/p/jobs", Value::Null);
+            jobs["items"].as_array().unwrap().iter().map(|job| job["id"].as_i64().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(world.forget(1, 1000, 1000, 500), 0, "nothing is that old");
+        world.sql("UPDATE jobs SET ended = 1000 + id WHERE id < 4 AND ended > 0").unwrap();
+        world.sql("UPDATE submissions SET at = 1000 WHERE key < 'k2'").unwrap();
+        assert_eq!(world.forget(1, 2000, 0, 2), 2);
+        assert_eq!(ids(), [5, 4, 3], "the oldest go first");
+        // A controller does the rest by itself, soon after its start.
+        world.restart();
+        let admin = world.admin();
+        let mut tries = 0;
+        while admin.call("GET", "/pools/p/jobs/3", Value::Null).0 == 200 {
+            tries += 1;
+            assert!(tries < 60, "nobody forgets");
+            let revision = admin.ok("GET", "/pools/p/changes", Value::Null)["revision"].clone();
+            admin.ok("GET", &format!("/pools/p/changes?since={revision}&wait=1"), Value::Null);
+        }
+        let jobs = admin.ok("GET", "/pools/p/jobs", Value::Null);
+        assert_eq!(jobs["items"].as_array().unwrap().len(), 2);
+        assert_eq!(admin.ok("GET", "/pools/p/audit", Value::Null), audit);
+        // The token that registered the agent was used just now: it stays.
+        assert_eq!(admin.ok("GET", "/tokens", Value::Null)["items"].as_array().unwrap().len(), 2);
+        // A key that is gone is a new one; one that is not still stands for its job.
+        assert_eq!(admin.keyed("k0", &job("Plain", "1")).0, 201);
+        assert_eq!(admin.keyed("k3", &job("Plain", "1")).1["id"], 4);
+        for (settings, words) in
+            [(json!({ "keepJobs": 1000 }), "at least an hour"), (json!({ "keepJobs": 4_000_000 }), "not for less time than keys")]
+        {
+            let (status, problem) = admin.call("PUT", "/pools/p/settings", settings);
+            assert!(status == 422 && problem["detail"].as_str().unwrap().contains(words), "{problem}");
+        }
+    });
+}
+
+#[test]
+fn tables_of_the_first_version_are_migrated() {
+    each(|world| {
+        catalog(world);
+        let (agent, id) = register(world, "a", "1.0");
+        for _ in 0..2 {
+            world.admin().ok("POST", "/pools/p/jobs", job("Plain", "1"));
+        }
+        assert_eq!(work(&agent, id), [1, 2]);
+        for statement in [
+            "DROP INDEX submissions_at",
+            "DROP INDEX tokens_used",
+            "UPDATE jobs SET ended = 1 WHERE ended > 0",
+            "UPDATE schema_version SET version = 1",
+        ] {
+            world.sql(statement).unwrap();
+        }
+        world.restart();
+        let state =
+            |job: i64| world.admin().ok("GET", &format!("/pools/p/jobs/{job}"), Value::Null)["state"]["at"].as_u64().unwrap();
+        let ended = state(1).min(state(2));
+        assert_eq!(world.forget(1, ended, 0, 500), 0, "a job that was there says when it ended");
+        assert_eq!(world.forget(1, u64::MAX >> 1, 0, 500), 2);
+        world.sql("UPDATE schema_version SET version = 3").unwrap();
+        let error = world.open_again().unwrap_err();
+        assert!(error.contains("version 3; this program knows 2") || error.contains("another controller"), "{error}");
+    });
+}

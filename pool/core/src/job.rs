@@ -164,6 +164,15 @@ impl JobState {
         matches!(self, Self::Succeeded { .. } | Self::Failed { .. } | Self::Canceled { .. })
     }
 
+    /// When it ended, if it has.
+    #[must_use]
+    pub const fn ended(&self) -> Option<Millis> {
+        match self {
+            Self::Succeeded { at, .. } | Self::Failed { at, .. } | Self::Canceled { at, .. } => Some(*at),
+            Self::Queued | Self::Assigned { .. } | Self::Running { .. } => None,
+        }
+    }
+
     /// The word that people see.
     #[must_use]
     pub const fn word(&self) -> &'static str {

@@ -53,7 +53,15 @@ fn pool() -> Pool {
 
 fn release(number: &str) -> Release {
     let (sha256, signature) = ("a".repeat(64), "b".repeat(128));
-    Release { version: version(number), file: "f.deb".into(), size: 1, sha256, signature, notes: String::new(), published: Millis(0) }
+    Release {
+        version: version(number),
+        file: "f.deb".into(),
+        size: 1,
+        sha256,
+        signature,
+        notes: String::new(),
+        published: Millis(0),
+    }
 }
 
 /// Anything that can happen to a pool.
@@ -67,7 +75,8 @@ fn anything(pool: &mut Pool, random: &mut Random, now: Millis, step: u64) {
         0..=2 => drop(pool.register(now, &format!("m{step}"), report)),
         3..=9 => {
             let name = random.of(&["plain", "plain", "new", "newest"]).to_owned();
-            let demands = if random.below(3) == 0 { vec![format!("rack = {}", random.below(3)).parse().unwrap()] } else { vec![] };
+            let demands =
+                if random.below(3) == 0 { vec![format!("rack = {}", random.below(3)).parse().unwrap()] } else { vec![] };
             let tasks = vec![TaskCall { name, version: version("1"), input: String::new() }];
             drop(pool.submit(now, &person(), Spec { tasks, demands, ..Spec::default() }));
         }
@@ -78,7 +87,8 @@ fn anything(pool: &mut Pool, random: &mut Random, now: Millis, step: u64) {
         18 => {
             if let Some(Update::Asked { to, .. } | Update::UnderWay { to, .. }) = pool.agent(agent).map(|a| a.update.clone()) {
                 drop(pool.accept_update(now, agent, to));
-                let ended = if random.below(2) == 0 { Ended::Well { result: String::new() } } else { Ended::Badly { why: "no".into() } };
+                let ended =
+                    if random.below(2) == 0 { Ended::Well { result: String::new() } } else { Ended::Badly { why: "no".into() } };
                 let runs = if matches!(ended, Ended::Well { .. }) { to } else { report.version };
                 drop(pool.end_update(now, agent, to, runs, &ended));
             }

@@ -14,7 +14,7 @@ use pool_core::pool::{Pool, UpdateRequest};
 use pool_core::version::Version;
 use pool_core::{Actor, Millis};
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 
 /// One agent in lists.
 #[derive(Debug, Serialize)]
@@ -115,17 +115,26 @@ fn select(pool: &Pool, query: &Query_, sort: &str, skip: usize, limit: usize) ->
             && (part.is_empty() || agent.name.to_ascii_lowercase().contains(&part))
     };
     let mut agents: Vec<&Agent> = pool.agents().filter(wanted).collect();
-    match sort.strip_prefix('-').unwrap_or(sort) {
-        "version" => agents.sort_by(|a, b| (a.version, &a.name).cmp(&(b.version, &b.name))),
-        "state" => agents.sort_by(|a, b| (Reverse(a.state()), &a.name).cmp(&(Reverse(b.state()), &b.name))),
-        "seen" => agents.sort_by(|a, b| (Reverse(a.last_seen), &a.name).cmp(&(Reverse(b.last_seen), &b.name))),
-        _ => agents.sort_by(|a, b| a.name.cmp(&b.name)),
-    }
-    if sort.starts_with('-') {
-        agents.reverse();
-    }
     let total = agents.len();
-    (agents.into_iter().skip(skip).take(limit).map(|agent| view(agent, newest)).collect(), total)
+    // Names are different: there is one order.
+    let order = |a: &&Agent, b: &&Agent| {
+        let order = match sort.strip_prefix('-').unwrap_or(sort) {
+            "version" => a.version.cmp(&b.version),
+            "state" => b.state().cmp(&a.state()),
+            "seen" => b.last_seen.cmp(&a.last_seen),
+            _ => Ordering::Equal,
+        };
+        let order = order.then_with(|| a.name.cmp(&b.name));
+        if sort.starts_with('-') { order.reverse() } else { order }
+    };
+    // What is on later pages is not put into order.
+    let end = skip.saturating_add(limit);
+    if end < total {
+        agents.select_nth_unstable_by(end, order);
+        agents.truncate(end);
+    }
+    agents.sort_unstable_by(order);
+    (agents.into_iter().skip(skip).map(|agent| view(agent, newest)).collect(), total)
 }
 
 /// An agent is addressed by its number or its name.

@@ -61,14 +61,19 @@ pub(super) async fn submit(
         }
     };
     let submitted = engine
-        .run_with(before, move |pool, now| {
-            let id = pool.submit(now, &actor, spec)?;
-            Ok((id, After { agent_key: None, job: Some(id) }))
-        })
+        .run_with(
+            before,
+            move |pool, now| {
+                let id = pool.submit(now, &actor, spec)?;
+                Ok((id, After { agent_key: None, job: Some(id) }))
+            },
+            // What the pool decided about it is part of the answer.
+            |pool, id| pool.job(id).cloned().map(|job| view(pool, job)),
+        )
         .await;
     match submitted {
-        // What the pool decided about it is part of the answer.
-        Ok(id) => Ok((StatusCode::CREATED, Json(look(&api, &engine, id).await?))),
+        Ok(Some(view)) => Ok((StatusCode::CREATED, Json(view))),
+        Ok(None) => Err(Problem::unavailable()),
         Err(EngineError::Repeated(id)) => Ok((StatusCode::OK, Json(look(&api, &engine, id).await?))),
         Err(e) => Err(e.into()),
     }

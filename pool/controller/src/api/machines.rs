@@ -2,7 +2,7 @@
 
 use super::{Api, Body, now, patience};
 use crate::auth::{self, Secret};
-use crate::engine::{After, Before, Engine};
+use crate::engine::{After, Before, Engine, EngineError, Woken};
 use crate::problem::Problem;
 use axum::Json;
 use axum::body::Body as Content;
@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_core::agent::AgentId;
 use pool_core::job::{Attempt, JobId};
-use pool_core::pool::{Ended, Message, Report};
+use pool_core::pool::{Doing, Ended, Message, Refusal, Report};
 use pool_core::version::Version;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -42,10 +42,14 @@ pub(super) async fn register(
     let key = Secret::generate("apak")?;
     let hash = key.hash();
     let id = engine
-        .run_with(Before::Token(presented), move |pool, now| {
-            let id = pool.register(now, &registration.name, registration.report)?;
-            Ok((id, After { agent_key: Some((id, hash)), job: None }))
-        })
+        .run_with(
+            Before::Token(presented),
+            move |pool, now| {
+                let id = pool.register(now, &registration.name, registration.report)?;
+                Ok((id, After { agent_key: Some((id, hash)), job: None }))
+            },
+            |_, id| id,
+        )
         .await?;
     Ok((StatusCode::CREATED, Json(serde_json::json!({ "id": id, "key": key.reveal() }))))
 }
@@ -56,8 +60,16 @@ async fn enter(api: &Api, headers: &HeaderMap, pool: &str, agent: i64) -> Result
     let wrong = || Problem::unauthenticated("the key is not this agent's, or the agent is not registered (any more)");
     let engine = api.engine(pool).await.map_err(|_| wrong())?;
     let id = AgentId(agent);
-    auth::agent(&api.store, headers, engine.id, id).await?;
+    auth::agent(&api.store, &engine, headers, id).await?;
     Ok((engine, id))
+}
+
+/// Why an agent gets no answer. What is unknown to its pool is the agent itself: another controller has just removed it.
+fn refused(e: EngineError) -> Problem {
+    match e {
+        EngineError::Refused(Refusal::Unknown(_)) => Problem::unauthenticated("the agent is not registered any more"),
+        e => e.into(),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -76,26 +88,24 @@ pub(super) async fn poll(
     let (engine, id) = enter(&api, &headers, &pool, agent).await?;
     let deadline = Instant::now() + patience(query.wait);
     let doing = report.doing;
-    let waiter = engine.waiter(id);
-    let mut woken = Box::pin(waiter.notified());
-    // From here on no wake is missed.
-    woken.as_mut().enable();
-    let heard: Option<Message> = engine
-        .run(move |pool, now| {
-            pool.hear(now, id, &report)?;
-            pool.schedule(now);
-            Ok(pool.message(id, doing))
-        })
-        .await?;
-    let _waits = engine.waits();
-    let mut message = heard;
-    while message.is_none() && timeout_at(deadline, woken.as_mut()).await.is_ok() {
-        woken = Box::pin(waiter.notified());
-        woken.as_mut().enable();
-        message = engine.read(move |pool, _| pool.message(id, doing)).await?;
-        if message.is_none() && engine.read(move |pool, _| pool.agent(id).is_none()).await? {
-            return Err(Problem::unauthenticated("the agent is not registered any more"));
-        }
+    // From here on no message is missed.
+    let mut wait = engine.wait(id);
+    let mut message: Option<Message> = engine
+        .run_with(
+            Before::Nothing,
+            move |pool, now| Ok((pool.hear(now, id, &report)?, After::default())),
+            // What was decided, with what it has just said, is part of the answer.
+            move |pool, ()| pool.message(id, doing),
+        )
+        .await
+        .map_err(refused)?;
+    if message.is_none() {
+        message = match timeout_at(deadline, wait.woken()).await {
+            Err(_) => None,
+            Ok(Woken::Gone) => return Err(Problem::unauthenticated("the agent is not registered any more")),
+            Ok(Woken::Message(message)) if doing == Doing::Idle => Some(message),
+            Ok(Woken::Message(_)) => engine.read(move |pool, _| pool.message(id, doing)).await?,
+        };
     }
     Ok(Json(serde_json::json!({ "message": message })))
 }
@@ -109,7 +119,8 @@ pub(super) async fn report(
 ) -> Result<Json<serde_json::Value>, Problem> {
     let (engine, id) = enter(&api, &headers, &pool, agent).await?;
     let doing = report.doing;
-    let message = engine.run(move |pool, now| pool.hear(now, id, &report).map(|()| pool.message(id, doing))).await?;
+    let message =
+        engine.run(move |pool, now| pool.hear(now, id, &report).map(|()| pool.message(id, doing))).await.map_err(refused)?;
     // The only message for somebody at work is to stop.
     Ok(Json(serde_json::json!({ "message": message })))
 }
@@ -127,7 +138,7 @@ pub(super) async fn begin(
     Body(body): Body<Begin>,
 ) -> Result<StatusCode, Problem> {
     let (engine, id) = enter(&api, &headers, &pool, agent).await?;
-    engine.run(move |pool, now| pool.begin_job(now, id, JobId(job), body.attempt)).await?;
+    engine.run(move |pool, now| pool.begin_job(now, id, JobId(job), body.attempt)).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -146,7 +157,7 @@ pub(super) async fn end(
     Body(body): Body<End>,
 ) -> Result<StatusCode, Problem> {
     let (engine, id) = enter(&api, &headers, &pool, agent).await?;
-    engine.run(move |pool, now| pool.end_job(now, id, JobId(job), body.attempt, body.ended)).await?;
+    engine.run(move |pool, now| pool.end_job(now, id, JobId(job), body.attempt, body.ended)).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -163,7 +174,7 @@ pub(super) async fn accept_update(
     Body(body): Body<Accept>,
 ) -> Result<StatusCode, Problem> {
     let (engine, id) = enter(&api, &headers, &pool, agent).await?;
-    engine.run(move |pool, now| pool.accept_update(now, id, body.to)).await?;
+    engine.run(move |pool, now| pool.accept_update(now, id, body.to)).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -184,7 +195,7 @@ pub(super) async fn end_update(
     Body(body): Body<EndUpdate>,
 ) -> Result<StatusCode, Problem> {
     let (engine, id) = enter(&api, &headers, &pool, agent).await?;
-    engine.run(move |pool, now| pool.end_update(now, id, body.to, body.version, &body.ended)).await?;
+    engine.run(move |pool, now| pool.end_update(now, id, body.to, body.version, &body.ended)).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -194,9 +205,11 @@ pub(super) async fn file(
     Path((pool, agent, version)): Path<(String, i64, Version)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (engine, _) = enter(&api, &headers, &pool, agent).await?;
-    let release =
-        engine.read(move |pool, _| pool.head().releases.iter().find(|release| release.version == version).cloned()).await?;
+    let (engine, id) = enter(&api, &headers, &pool, agent).await?;
+    let release = engine.read(move |pool, _| {
+        pool.agent(id).and_then(|_| pool.head().releases.iter().find(|release| release.version == version).cloned())
+    });
+    let release = release.await?;
     let release = release.ok_or_else(|| Problem::not_found(format!("there is no release {version}")))?;
     let content = api.store.file(&release.sha256).await?.ok_or_else(Problem::unavailable)?;
     let total = content.len();

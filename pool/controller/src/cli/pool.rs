@@ -32,6 +32,14 @@ pub enum PoolCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Deadlines, and how long is kept what has ended: shows them, or changes those that are given (30s, 10m, 24h, 90d).
+    Settings {
+        /// Which pool.
+        pool: String,
+        /// What is to change.
+        #[command(flatten)]
+        changes: SettingsChanges,
+    },
     /// What was done, by whom, newest first.
     Audit {
         /// Which pool.
@@ -40,6 +48,43 @@ pub enum PoolCommand {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
+}
+
+/// Settings of a pool that are to change.
+#[derive(Debug, clap::Args)]
+pub struct SettingsChanges {
+    /// An agent is offline after this time without a word.
+    #[arg(long, value_parser = table::milliseconds)]
+    offline_after: Option<u64>,
+    /// An agent says within this time that it begins.
+    #[arg(long, value_parser = table::milliseconds)]
+    begin_within: Option<u64>,
+    /// An agent is back from an update within this time, or overdue.
+    #[arg(long, value_parser = table::milliseconds)]
+    update_within: Option<u64>,
+    /// A job whose agent was not heard of for this time has failed.
+    #[arg(long, value_parser = table::milliseconds)]
+    lost_after: Option<u64>,
+    /// A job that ended is forgotten after this time.
+    #[arg(long, value_parser = table::milliseconds)]
+    keep_jobs: Option<u64>,
+    /// An idempotency key is good for this time.
+    #[arg(long, value_parser = table::milliseconds)]
+    keep_keys: Option<u64>,
+}
+
+impl SettingsChanges {
+    /// The API's names for them.
+    const fn members(&self) -> [(&'static str, Option<u64>); 6] {
+        [
+            ("offlineAfter", self.offline_after),
+            ("beginWithin", self.begin_within),
+            ("updateWithin", self.update_within),
+            ("lostAfter", self.lost_after),
+            ("keepJobs", self.keep_jobs),
+            ("keepKeys", self.keep_keys),
+        ]
+    }
 }
 
 pub(super) fn run(client: &Client, command: &PoolCommand) -> Result<Done, Failure> {
@@ -70,6 +115,23 @@ pub(super) fn run(client: &Client, command: &PoolCommand) -> Result<Done, Failur
             let value = client.send("PUT", &at(pool, "/policy"), &body, None)?;
             let text = glance(&value);
             Done::new(value, text)
+        }
+        PoolCommand::Settings { pool, changes } => {
+            let mut value = client.get(&at(pool, ""))?["settings"].clone();
+            let changes = changes.members();
+            if changes.iter().any(|(_, new)| new.is_some()) {
+                for (member, new) in changes {
+                    if let Some(new) = new {
+                        value[member] = new.into();
+                    }
+                }
+                value = client.send("PUT", &at(pool, "/settings"), &value, None)?;
+            }
+            let mut table = Table::new(["SETTING", "VALUE"]);
+            for (member, _) in changes {
+                table.row([member.into(), value[member].as_u64().map_or_else(String::new, table::duration)]);
+            }
+            Done::new(value, table.to_string())
         }
         PoolCommand::Audit { pool, limit } => {
             let value = client.get(&at(pool, &format!("/audit?limit={limit}")))?;

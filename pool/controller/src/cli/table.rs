@@ -54,9 +54,38 @@ pub(super) fn time(millis: Option<u64>) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// How many milliseconds a unit of time has.
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// Milliseconds in the greatest unit that divides them: `90s`, `10m`, `90d`.
+pub(super) fn duration(millis: u64) -> String {
+    let fits = UNITS.iter().rev().find(|(_, length)| millis > 0 && millis.is_multiple_of(*length));
+    fits.map_or_else(|| "0s".into(), |(unit, length)| format!("{}{unit}", millis / length))
+}
+
+/// The other way round.
+pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let length = UNITS.iter().find(|(known, _)| *known == unit).map(|(_, length)| *length);
+    let wrong = || "write a number and a unit: 30s, 10m, 24h, 90d".to_owned();
+    number.parse::<u64>().ok().zip(length).and_then(|(number, length)| number.checked_mul(length)).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{printable, time};
+    use super::{duration, milliseconds, printable, time};
+
+    #[test]
+    fn durations_are_read_as_they_are_printed() {
+        for (millis, text) in [(1500, "1500ms"), (90_000, "90s"), (600_000, "10m"), (86_400_000, "1d"), (7_776_000_000, "90d")] {
+            assert_eq!((duration(millis).as_str(), milliseconds(text)), (text, Ok(millis)));
+        }
+        assert_eq!(milliseconds("24h"), Ok(86_400_000));
+        for text in ["", "10", "d", "1.5h", "-1s", "10 m", "99999999999999999999s", "9999999999999d"] {
+            assert!(milliseconds(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_those_of_the_calendar() {

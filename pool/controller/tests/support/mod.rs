@@ -3,6 +3,7 @@
 use pool_controller::api::Api;
 use pool_controller::serve;
 use pool_controller::store::Store;
+use pool_core::Millis;
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -98,6 +99,13 @@ impl World {
         let controllers = self.controllers.lock().unwrap();
         let controller = &controllers[0];
         controller.runtime.as_ref().unwrap().block_on(controller.store.execute(statement)).map_err(|e| e.to_string())
+    }
+
+    /// Forgets what is older, as the controller does.
+    pub(crate) fn forget(&self, pool: i64, jobs: u64, keys: u64, limit: i64) -> u64 {
+        let controllers = self.controllers.lock().unwrap();
+        let Controller { runtime, store, .. } = &controllers[0];
+        runtime.as_ref().unwrap().block_on(store.forget(pool, Millis(jobs), Millis(keys), limit)).unwrap()
     }
 
     /// Another store on the same database.

@@ -17,7 +17,10 @@ const LONGEST_INPUT: usize = 2 << 20;
 /// Longest notes of a release, characters.
 const LONGEST_NOTES: usize = 10_000;
 
-/// Deadlines of a pool, milliseconds.
+/// Least time that something is kept, milliseconds: a slip of the hand does not end the history.
+const LEAST_KEPT: u64 = 3_600_000;
+
+/// Deadlines of a pool, and how long it keeps what has ended; milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Settings {
@@ -29,11 +32,24 @@ pub struct Settings {
     pub update_within: u64,
     /// A job whose agent was not heard of for this time has failed.
     pub lost_after: u64,
+    /// A job that ended is forgotten after this time.
+    pub keep_jobs: u64,
+    /// An idempotency key is good for this time; a one-time token that was used up is forgotten after it.
+    pub keep_keys: u64,
 }
+
+const DAY: u64 = 24 * 3_600_000;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { offline_after: 120_000, begin_within: 60_000, update_within: 600_000, lost_after: 600_000 }
+        Self {
+            offline_after: 120_000,
+            begin_within: 60_000,
+            update_within: 600_000,
+            lost_after: 600_000,
+            keep_jobs: 90 * DAY,
+            keep_keys: DAY,
+        }
     }
 }
 
@@ -69,16 +85,21 @@ impl Pool {
     /// Changes the deadlines.
     ///
     /// # Errors
-    /// One of them is less than a second.
+    /// A deadline is less than a second; something is kept for less than an hour, or keys for longer than the jobs that they stand for.
     pub fn set_settings(&mut self, now: Millis, actor: &Actor, settings: Settings) -> Result<(), Refusal> {
-        let Settings { offline_after, begin_within, update_within, lost_after } = settings;
+        let Settings { offline_after, begin_within, update_within, lost_after, keep_jobs, keep_keys } = settings;
         if [offline_after, begin_within, update_within, lost_after].into_iter().any(|deadline| deadline < 1000) {
             return Err(Refusal::Invalid("a deadline is less than a second".into()));
+        }
+        if keep_keys < LEAST_KEPT || keep_jobs < keep_keys {
+            return Err(Refusal::Invalid(
+                "jobs and keys are kept for at least an hour, and jobs not for less time than keys".into(),
+            ));
         }
         self.head.settings = settings;
         self.head_changed();
         let detail = format!(
-            "offline after {offline_after} ms, begin within {begin_within}, update within {update_within}, lost after {lost_after}"
+            "offline after {offline_after} ms, begin within {begin_within}, update within {update_within}, lost after {lost_after}, keep jobs {keep_jobs}, keep keys {keep_keys}"
         );
         self.note(now, actor, "settings", detail);
         Ok(())

@@ -38,9 +38,8 @@ impl Pool {
                 Some(agent) => Decision::Assign(agent),
                 None if kind.waits => continue,
                 None => {
-                    let survey = kind
-                        .survey
-                        .get_or_insert_with(|| Box::new(Survey::of(self.agents.values(), needs(&kind.class), newest)));
+                    let survey =
+                        kind.survey.get_or_insert_with(|| Box::new(Survey::of(self.agents.values(), needs(&kind.class), newest)));
                     survey.decide(&mode, needs(&kind.class))
                 }
             };
