@@ -27,7 +27,9 @@ VM_OPTIONS = --cache "$(TARGET)/vm" --host "$(TARGET)/release/azure-host-sim" --
 # Where make pool-deb puts the packages of the pool; POOL_DEB=folder for others.
 POOL_DEBS = $${AZURE_PROXY_AGENT_POOL_DEB:-$(abspath $(or $(CARGO_TARGET_DIR),pool/target))/pool-deb}
 
-.PHONY: help setup build demo test soak conformance bench lint doc fuzz pool-demo pool-test pool-storm pool-deb pool-vm-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
+POOL_RELEASE = $(or $(CARGO_TARGET_DIR),pool/target)/release
+
+.PHONY: help setup build demo test soak conformance bench bench-pool lint doc fuzz pool-demo pool-test pool-storm pool-deb pool-vm-test changelog release vm vm-test sru-test sru-attest sru-report deb install deb-check tarball ci clean root
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +80,11 @@ fuzz: ## Build the fuzz targets, and with TIME=60 run each for 60 seconds
 
 pool-demo: ## A pool with a controller and two machines with real agents, to play with; TOUR=1: it shows itself (root)
 	@TOUR=$(TOUR) pool/fleet/demo
+
+bench-pool: ## 10,000 simulated agents against a controller on SQLite, and two on PostgreSQL; BENCH=--quick for a short one
+	@.ci/install pool
+	$(CARGO) build --release --locked --manifest-path pool/Cargo.toml -p azure-proxy-agent-pool -p pool-bench
+	POSTGRES_OPTIONS='-c fsync=on' pool/with-postgres $(POOL_RELEASE)/pool-bench --controller $(POOL_RELEASE)/azure-proxy-agent-pool $(BENCH)
 
 pool-test: root ## The pool (update control for fleets): format, clippy, tests on SQLite, PostgreSQL, with real agents, in Chromium (root)
 	@.ci/install build pool

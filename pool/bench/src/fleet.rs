@@ -57,7 +57,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    fn failed(&self, failure: Failure) {
+    fn failed(&self, failure: &str) {
         *self.failures.borrow_mut().entry(failure.chars().take(160).collect()).or_default() += 1;
     }
 
@@ -165,7 +165,7 @@ pub(crate) async fn run(
     let deadline = Instant::now() + DRAIN;
     while waiting(admin, controllers).await.unwrap_or(0) < total as u64 * 98 / 100 {
         if Instant::now() > deadline {
-            world.seen.failed("not all agents wait after 30 s".into());
+            world.seen.failed("not all agents wait after 30 s");
             break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -214,7 +214,7 @@ async fn live(world: Rc<World>, mut agent: Registered, number: usize, first: usi
     let mut wait = first;
     loop {
         if let Err(failure) = turn(&world, &mut agent, &report, wait).await {
-            world.seen.failed(failure);
+            world.seen.failed(&failure);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         wait = world.plan.wait;
@@ -274,9 +274,9 @@ async fn submit(world: Rc<World>, mut client: Client, first: usize) {
                     break;
                 }
                 Ok((status, answer)) => {
-                    world.seen.failed(format!("submit: {status} {}", String::from_utf8_lossy(&answer)));
+                    world.seen.failed(&format!("submit: {status} {}", String::from_utf8_lossy(&answer)));
                 }
-                Err(failure) => world.seen.failed(failure),
+                Err(failure) => world.seen.failed(&failure),
             }
         }
     }
@@ -296,8 +296,8 @@ async fn look(world: Rc<World>, mut client: Client) {
             let began = Instant::now();
             match client.call("GET", path, "", None).await {
                 Ok((200, _)) => world.seen.page.borrow_mut().entry(name).or_default().push(micros(began)),
-                Ok((status, _)) => world.seen.failed(format!("{name}: {status}")),
-                Err(failure) => world.seen.failed(failure),
+                Ok((status, _)) => world.seen.failed(&format!("{name}: {status}")),
+                Err(failure) => world.seen.failed(&failure),
             }
         }
     }

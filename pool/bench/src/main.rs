@@ -1,5 +1,5 @@
 //! `make bench-pool`: thousands of simulated agents on long polls against real controllers, each a process of its own within a memory limit, first with SQLite,
-//! then two of them with PostgreSQL. Prints what was measured beside the goals; pool/SCALE.md says how to read it.
+//! then two of them with PostgreSQL. Prints what was measured beside the goals; docs/pool-scale.md says how to read it.
 
 #![forbid(unsafe_code)]
 
