@@ -96,8 +96,9 @@ impl Kind {
             // What had ended before anybody looked is of no interest to decisions.
             everything: CHANGES.replace("{open}", " AND ended = 0"),
             submissions: self.statement(
-                "SELECT s.actor, s.key, s.request, s.job FROM {$2} JOIN submissions s \
-                 ON s.pool = $1 AND s.actor = r.value->>0 AND s.key = r.value->>1",
+                // CROSS: SQLite goes through the keys that were asked for, not through all that there are.
+                "SELECT s.actor, s.key, s.request, s.job FROM {$2} CROSS JOIN submissions s \
+                 WHERE s.pool = $1 AND s.actor = r.value->>0 AND s.key = r.value->>1",
             ),
             tokens: self.statement(
                 "UPDATE tokens SET used = $1 WHERE used IS NULL AND hash IN (SELECT r.value->>0 FROM {$2}) RETURNING hash",
@@ -145,7 +146,7 @@ const APPEND_ONLY_POSTGRES: &[&str] = &[
 const TO_2: &[&str] = &[
     "UPDATE jobs SET ended = CAST({at} AS BIGINT) WHERE ended = 1",
     "CREATE INDEX submissions_at ON submissions (pool, at)",
-    "CREATE INDEX tokens_used ON tokens (used)",
+    "CREATE INDEX tokens_used ON tokens (pool, used)",
 ];
 
 /// What a transaction writes, each kind of row in one statement however many there are: rows are JSON arrays of arrays. `$1` pool, `$2` revision, `$3` the pool's own row or
@@ -690,4 +691,31 @@ fn own_file(path: &Path) -> Result<File, StoreError> {
         StoreError::Unusable(format!("{} is used by another controller; several controllers need PostgreSQL", path.display()))
     })?;
     Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Store};
+    use sqlx::Row;
+
+    #[test]
+    fn what_a_batch_asks_for_is_found_by_its_key_however_much_there_is() {
+        let folder = std::env::temp_dir().join(format!("pool-store-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = runtime.block_on(Store::open(&folder.join("pool.db").display().to_string())).unwrap();
+        let statements = Kind::Sqlite.statements();
+        for (statement, index) in [
+            (&statements.submissions, "SEARCH s USING INDEX sqlite_autoindex_submissions_1 (pool=? AND actor=? AND key=?)"),
+            (&statements.tokens, "SEARCH tokens USING INDEX sqlite_autoindex_tokens_1 (hash=?)"),
+            (&statements.changes, "SEARCH jobs USING INDEX jobs_revision (pool=? AND revision>?)"),
+        ] {
+            let explain = format!("EXPLAIN QUERY PLAN {statement}");
+            let rows = runtime.block_on(sqlx::query(&explain).bind(1_i64).bind("[]").fetch_all(&store.pool)).unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get(3)).collect();
+            assert!(plan.iter().any(|line| line == index), "{statement}: {plan:?}");
+        }
+        drop(store);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
