@@ -22,6 +22,8 @@ const LOADING: Duration = Duration::from_secs(60);
 const ATTEMPTS: usize = 4;
 /// Most lines that are taken over into the log at a time.
 const RELAYED: usize = 64;
+/// It must not happen; what it was is not worth the code that says it.
+const ANOTHER: &str = "the redirector's answer is to another question";
 /// Lines that are kept for the next question.
 const KEPT: usize = 8;
 /// Pause between attempts to have a redirector that was started anew load again, so that a caller cannot cause one with each connection.
@@ -190,14 +192,14 @@ fn failure(reply: Reply) -> RedirectError {
     RedirectError::Elsewhere(match reply {
         Reply::Failed(text) => text,
         Reply::NotLoaded => "the redirector is not loaded".into(),
-        other => format!("the redirector's answer is to another question: {other:?}"),
+        _ => ANOTHER.into(),
     })
 }
 
 fn complain<T>(answer: &Result<(Reply, Option<OwnedFd>), RedirectError>) -> Option<T> {
     match answer {
         Ok((Reply::Failed(text), _)) => log::warn!("{text}"),
-        Ok((other, _)) => log::warn!("The redirector's answer is to another question: {other:?}"),
+        Ok(_) => log::warn!("{ANOTHER}"),
         Err(e) => log::warn!("{e}"),
     }
     None
