@@ -54,7 +54,7 @@ class Combination:
 
 _ALL = tuple(CASES)
 # Not the product: all cases once, on the reference; then each kernel, each package and each size with the cases in which it can matter.
-# On a machine with two cores that has nothing else to do this takes less than half an hour.
+# Sized for about half an hour on two cores that have nothing else to do.
 MATRIX = (
     Combination("amd64", "bookworm-6.1", FULL, "standard", "6.1", 1, "1024M", _ALL),
     Combination("amd64", "bookworm-6.1", MINIMAL, "small", "6.1", 1, "512M", PRE_UPDATE + ("first-boot", "broken-upgrade", "killed", "purge")),
