@@ -32,3 +32,4 @@ pub use load::LoadOptions;
 pub use memory::MemoryRedirector;
 pub use pins::{Detached, Pins, detach};
 pub use redirector::Redirector;
+pub use sys::netns_cookie;

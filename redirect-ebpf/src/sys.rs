@@ -476,7 +476,10 @@ pub(crate) fn monotonic_ns() -> u64 {
 }
 
 /// Cookie of the network namespace of a socket (`SO_NETNS_COOKIE`, Linux 5.14).
-pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+///
+/// # Errors
+/// An older kernel, or no socket.
+pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes, the size of `cookie`.

@@ -88,10 +88,11 @@ fn is_ours(socket: BorrowedFd<'_>, redirector: Option<&Client>) -> Result<(), St
     if !sockopt::socket_acceptconn(socket).map_err(other)? {
         return Err("it does not listen".into());
     }
-    let ours = match redirector {
-        None => Host::is_in_our_network(socket).map_err(|e| e.to_string()),
+    // Older kernels tell only who may configure the network.
+    let ours = Host::is_in_our_network(socket).or_else(|e| match redirector {
+        None => Err(e.to_string()),
         Some(redirector) => redirector.is_ours(socket).map_err(|e| e.to_string()),
-    };
+    });
     match ours {
         Ok(true) => Ok(()),
         Ok(false) => Err("it belongs to another network namespace".into()),

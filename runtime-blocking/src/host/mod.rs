@@ -39,9 +39,9 @@ use files::{Access, Dir, FileError};
 use keystore::KeyStore;
 use logfile::{AUDIT_FILE, LogFile};
 use quota::ServiceManager;
-use redirect_ebpf::Redirector;
+use redirect_ebpf::{Redirector, netns_cookie};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -328,11 +328,15 @@ impl Host {
         }
     }
 
-    /// Whether a socket belongs to the network namespace of this thread. Needs CAP_NET_ADMIN.
+    /// Whether a socket belongs to the network namespace of this thread. Needs CAP_NET_ADMIN before Linux 5.14.
     ///
     /// # Errors
     /// That cannot be told.
     pub fn is_in_our_network(socket: BorrowedFd<'_>) -> io::Result<bool> {
+        let own = std::os::unix::net::UnixDatagram::unbound()?;
+        if let (Ok(theirs), Ok(ours)) = (netns_cookie(socket), netns_cookie(own.as_fd())) {
+            return Ok(theirs == ours);
+        }
         let theirs = rustix::fs::fstat(sys::namespace_of(socket)?)?;
         let ours = rustix::fs::stat("/proc/thread-self/ns/net")?;
         Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))

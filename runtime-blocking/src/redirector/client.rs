@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How long an answer may take. Less than the service manager's patience with us: the agent loop asks, too.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take where a look into a table is all there is to do: who accepts connections waits for it.
-const QUICK: Duration = Duration::from_secs(2);
+const QUICK: Duration = Duration::from_secs(5);
 /// How long loading may take: the verifier's work, on a slow machine, within the limit on processor time.
 const LOADING: Duration = Duration::from_secs(60);
 /// How often a redirector may be gone when it is asked.
