@@ -58,24 +58,24 @@ struct Options {
 #[derive(Debug, Clone, Copy)]
 enum Goal {
     None,
-    AtLeast(f64),
-    AtMost(f64),
+    Least(f64),
+    Most(f64),
 }
 
 impl Goal {
     const fn is_met(self, value: f64) -> bool {
         match self {
             Self::None => true,
-            Self::AtLeast(goal) => value >= goal,
-            Self::AtMost(goal) => value <= goal,
+            Self::Least(goal) => value >= goal,
+            Self::Most(goal) => value <= goal,
         }
     }
 
     fn text(self) -> String {
         match self {
             Self::None => String::new(),
-            Self::AtLeast(goal) => format!("≥ {goal}"),
-            Self::AtMost(goal) => format!("≤ {goal}"),
+            Self::Least(goal) => format!("≥ {goal}"),
+            Self::Most(goal) => format!("≤ {goal}"),
         }
     }
 }
@@ -218,13 +218,13 @@ async fn measure(options: &Options, folder: &Path, name: &str, database: &str, c
         "jobs dispatched",
         "/s",
         seen.told.borrow().len() as f64 / plan.measured.as_secs_f64(),
-        Goal::AtLeast(plan.rate * 0.999),
+        Goal::Least(plan.rate * 0.999),
     );
     let handed = seen.handed.borrow();
-    figure("jobs handed out other than once", "", handed.iter().filter(|count| **count != 1).count() as f64, Goal::AtMost(0.0));
+    figure("jobs handed out other than once", "", handed.iter().filter(|count| **count != 1).count() as f64, Goal::Most(0.0));
     figure("jobs ended", "/s", seen.ended.get() as f64 / plan.measured.as_secs_f64(), Goal::None);
     for percent in [0.5, 0.99] {
-        let goal = if percent > 0.9 { Goal::AtMost(50.0) } else { Goal::None };
+        let goal = if percent > 0.9 { Goal::Most(50.0) } else { Goal::None };
         figure(&format!("decision stored, {} %, at most", percent * 100.0), "ms", bucket(&decisions, percent) * 1000.0, goal);
     }
     for (what, latencies) in [("submission answered", &seen.answered), ("agent has the job", &seen.told)] {
@@ -244,7 +244,7 @@ async fn measure(options: &Options, folder: &Path, name: &str, database: &str, c
         let at = |moment: &Moment| moment.controllers.get(number).copied().unwrap_or_default();
         figure(&format!("controller{which}: memory, registered"), "MiB", at(&empty).rss, Goal::None);
         figure(&format!("controller{which}: memory, all wait"), "MiB", at(ready).rss, Goal::None);
-        figure(&format!("controller{which}: memory, most"), "MiB", at(&end).peak, Goal::AtMost(options.memory as f64));
+        figure(&format!("controller{which}: memory, most"), "MiB", at(&end).peak, Goal::Most(options.memory as f64));
         figure(&format!("controller{which}: CPU"), "%", (at(to).cpu - at(from).cpu) / seconds * 100.0, Goal::None);
     }
     figure("bench: CPU", "%", (to.bench.cpu - from.bench.cpu) / seconds * 100.0, Goal::None);
