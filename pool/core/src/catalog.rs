@@ -96,6 +96,12 @@ impl Release {
     }
 }
 
+/// Whether a text is this many lower-case hexadecimal digits.
+#[must_use]
+pub fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Longest name of a task, feature, agent or pool, in bytes.
 pub const LONGEST_NAME: usize = 100;
 
@@ -110,6 +116,10 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     }
     if name.len() > LONGEST_NAME {
         return Err(format!("the name of the {what}, `{}…`, is longer than {LONGEST_NAME} bytes", shown()));
+    }
+    // Addresses and folders mean something else by these.
+    if matches!(name, "." | "..") {
+        return Err(format!("the {what} cannot be named `{name}`"));
     }
     match name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
         Some(c) => Err(format!(

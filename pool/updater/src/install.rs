@@ -5,7 +5,7 @@ use crate::command::{Runner, Said};
 use crate::config::{Config, hex, unhex};
 use crate::machine::{Event, Package, Packages};
 use crate::store::Folder;
-use pool_core::catalog::Release;
+use pool_core::catalog::{Release, is_hex};
 use pool_core::version::Version;
 use ring::digest;
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -56,6 +56,7 @@ impl Installer<'_> {
             return Err("no release can be trusted: the updater's configuration has no public key (`keys`)".into());
         }
         let all = || [Some(packages.to), packages.back].into_iter().flatten();
+        all().try_for_each(is_named_well)?;
         for size in all().map(|release| release.size) {
             if size > self.config.largest_package {
                 return Err(format!("the package has {size} bytes; at most {} are taken", self.config.largest_package));
@@ -182,6 +183,7 @@ impl Installer<'_> {
     }
 
     fn verify_one(&self, release: &Release) -> Result<(), String> {
+        is_named_well(release)?;
         let (part, kept) = (self.folder.part(&release.sha256), self.folder.package(&release.sha256));
         let path = if part.exists() { &part } else { &kept };
         let actual = sha256(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -288,6 +290,14 @@ enum Piecemeal {
     Again(String),
 }
 
+/// The SHA-256 becomes the name of a file, before any signature is looked at: it must not lead out of the folder.
+fn is_named_well(release: &Release) -> Result<(), String> {
+    if is_hex(&release.sha256, 64) {
+        return Ok(());
+    }
+    Err("what the pool calls the SHA-256 of the package is none".into())
+}
+
 /// Whether another package manager holds the lock: then nothing was touched.
 fn is_busy(said: &Said) -> bool {
     // dpkg says "dpkg frontend lock was locked by another process", of the database, too; older ones "status database is locked by …"; rpm names its lock.
@@ -309,7 +319,58 @@ pub(crate) fn sha256(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Said, is_busy};
+    use super::{Installer, Packages, Said, is_busy};
+    use crate::client::Client;
+    use crate::command::Runner;
+    use crate::config::Config;
+    use crate::store::{Folder, Identity};
+    use pool_core::Millis;
+    use pool_core::agent::AgentId;
+    use pool_core::catalog::Release;
+
+    #[test]
+    fn what_a_pool_calls_a_hash_does_not_lead_out_of_the_state_folder() {
+        let place = std::env::temp_dir().join(format!("updater-names-{}", std::process::id()));
+        let folder = Folder::open(&place.join("state")).unwrap();
+        let version = "2.0.0".parse().unwrap();
+        let identity = Identity {
+            // Nobody listens there, and nobody is asked.
+            server: "http://127.0.0.1:1".into(),
+            pool: "p".into(),
+            id: AgentId(1),
+            name: "m".into(),
+            version,
+            key: "k".into(),
+            ca: None,
+        };
+        let client = Client::new(&identity).unwrap();
+        let config = Config {
+            keys: vec!["0".repeat(64)],
+            install_folders: Vec::new(),
+            spare_bytes: 0,
+            download_within: 1,
+            ..Config::default()
+        };
+        let installer = Installer { config: &config, folder: &folder, runner: &Runner::new(None) };
+        let outside = place.join("outside.part");
+        for sha256 in ["../../outside".to_owned(), place.join("outside").display().to_string(), "A".repeat(64), String::new()] {
+            let to = Release {
+                version,
+                file: "f.deb".into(),
+                size: 1,
+                sha256,
+                signature: "0".repeat(128),
+                notes: String::new(),
+                published: Millis(0),
+            };
+            let packages = Packages { to: &to, back: None };
+            for why in [installer.download(&client, packages), installer.verify(packages)] {
+                assert!(why.unwrap_err().contains("the SHA-256 of the package is none"), "{}", to.sha256);
+            }
+            assert!(!outside.exists(), "{}", to.sha256);
+        }
+        std::fs::remove_dir_all(&place).unwrap();
+    }
 
     /// What dpkg 1.21 said while another process held its locks.
     #[test]

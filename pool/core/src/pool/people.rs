@@ -2,7 +2,7 @@
 
 use super::{Pool, Refusal};
 use crate::agent::{Agent, AgentId, Update};
-use crate::catalog::{Feature, Release, Requirement, Source, Task, check_name};
+use crate::catalog::{Feature, Release, Requirement, Source, Task, check_name, is_hex};
 use crate::decide::{self, Failure};
 use crate::job::{self, Attempt, Job, JobId, JobState, Spec};
 use crate::policy::Mode;
@@ -116,13 +116,11 @@ impl Pool {
                 "there is a release {version} already: withdraw it, or choose another version"
             )));
         }
-        let hex =
-            |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         check_name("file", file).map_err(Refusal::Invalid)?;
-        if !hex(sha256, 64) {
+        if !is_hex(sha256, 64) {
             return Err(Refusal::Invalid("the SHA-256 of a release is 64 lower-case hexadecimal digits".into()));
         }
-        if !hex(signature, 128) {
+        if !is_hex(signature, 128) {
             return Err(Refusal::Invalid("the signature of a release is 128 lower-case hexadecimal digits (Ed25519)".into()));
         }
         if notes.chars().count() > LONGEST_NOTES {
