@@ -6,6 +6,8 @@ use crate::metrics;
 use crate::store::{Store, Token};
 use crate::web;
 use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use pool_core::Millis;
 use pool_core::pool::Audit;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,6 +20,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long open requests may take when the service ends. Long polls are cut off: agents ask again.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long the head of a request may take.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// How to serve.
 #[derive(Debug, clap::Args)]
@@ -74,18 +79,23 @@ pub async fn serve(options: Options) -> Result<(), String> {
             let tls = axum_server::tls_rustls::RustlsConfig::from_pem_file(certificate, key).await;
             let tls = tls.map_err(|e| format!("{} and {}: {e}", certificate.display(), key.display()))?;
             ready(&format!("https://{local}"));
-            axum_server::tls_rustls::from_tcp_rustls(listener, tls)
-                .map_err(|e| e.to_string())?
-                .handle(handle)
-                .serve(app.into_make_service())
-                .await
+            let mut server = axum_server::tls_rustls::from_tcp_rustls(listener, tls).map_err(|e| e.to_string())?.handle(handle);
+            patient(server.http_builder());
+            server.serve(app.into_make_service()).await
         }
         _ => {
             ready(&format!("http://{local}"));
-            axum_server::from_tcp(listener).map_err(|e| e.to_string())?.handle(handle).serve(app.into_make_service()).await
+            let mut server = axum_server::from_tcp(listener).map_err(|e| e.to_string())?.handle(handle);
+            patient(server.http_builder());
+            server.serve(app.into_make_service()).await
         }
     };
     served.map_err(|e| e.to_string())
+}
+
+/// A connection on which no request comes is closed: else whoever opens many of them without a word keeps others out.
+fn patient(builder: &mut Builder<TokioExecutor>) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE);
 }
 
 /// Every agent that waits is an open connection. Services begin with 1024 open files (systemd.exec(5), LimitNOFILE=), and may raise that themselves.
@@ -137,15 +147,25 @@ pub async fn first_token(store: &Store, path: &Path) -> Result<(), String> {
         action: "token".into(),
         detail: "`admin` with the role administrator, because there was none".into(),
     };
-    // First the file: a token that nobody can read would lock everybody out.
+    // First a file, of our own and for us alone: a token that nobody can read would lock everybody out.
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", std::process::id()));
+    let new = PathBuf::from(new);
+    let said = |e: std::io::Error| format!("{}: {e}", path.display());
     let write = || {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let _ = std::fs::remove_file(&new);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         writeln!(file, "{}", secret.reveal())?;
         file.sync_all()
     };
-    write().map_err(|e| format!("{}: {e}", path.display()))?;
-    // Another controller that starts at the same moment may have been first: then its token counts.
-    if store.put_token(&secret.hash(), &token, &line).await.map_err(|e| e.to_string())? {
+    write().map_err(said)?;
+    // Another controller that starts at the same moment may have been first: then its token counts, and its file stays.
+    let first = store.put_token(&secret.hash(), &token, &line).await;
+    if !matches!(first, Ok(true)) {
+        let _ = std::fs::remove_file(&new);
+    }
+    if first.map_err(|e| e.to_string())? {
+        std::fs::rename(&new, path).map_err(|e| format!("{} has the first administrator's token: {}", new.display(), said(e)))?;
         println!("the first administrator's token is in {}", path.display());
     }
     Ok(())
