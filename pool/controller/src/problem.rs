@@ -8,6 +8,9 @@ use axum::response::{IntoResponse, Response};
 use pool_core::pool::Refusal;
 use serde::Serialize;
 
+/// Longest detail, characters.
+const LONGEST_DETAIL: usize = 1000;
+
 /// A problem document.
 #[derive(Debug, Serialize)]
 pub struct Problem {
@@ -24,7 +27,13 @@ pub struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, title, status: status.as_u16(), detail: detail.into() }
+        // What was sent is quoted, not sent back whole.
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(LONGEST_DETAIL) {
+            detail.truncate(end);
+            detail.push('…');
+        }
+        Self { kind, title, status: status.as_u16(), detail }
     }
 
     /// The request makes no sense.

@@ -137,6 +137,8 @@ const APPEND_ONLY_SQLITE: &[&str] = &[
     "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit table is append-only'); END",
     "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit table is append-only'); END",
 ];
+/// SQLite replaces rows without asking a trigger of deletion.
+const NO_REPLACE_SQLITE: &str = "CREATE TRIGGER IF NOT EXISTS audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) BEGIN SELECT RAISE(ABORT, 'the audit table is append-only'); END";
 const APPEND_ONLY_POSTGRES: &[&str] = &[
     "CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''the audit table is append-only''; END'",
     "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit EXECUTE FUNCTION audit_is_append_only()",
@@ -252,6 +254,9 @@ impl Store {
         match version {
             1 => {
                 statements.extend(TO_2);
+                if self.kind == Kind::Sqlite {
+                    statements.push(NO_REPLACE_SQLITE);
+                }
                 statements.push("UPDATE schema_version SET version = 2");
             }
             VERSION => {}
@@ -451,19 +456,23 @@ impl Store {
         Ok(true)
     }
 
-    /// Forgets a token; false if there is none of that name.
+    /// Forgets a token, unless nobody could make another one then.
     ///
     /// # Errors
     /// The database's.
-    pub async fn remove_token(&self, name: &str, line: &Audit) -> Result<bool, StoreError> {
+    pub async fn remove_token(&self, name: &str, line: &Audit) -> Result<Removal, StoreError> {
         let mut connection = self.pool.acquire().await?;
         let mut tx = connection.begin().await?;
         if sqlx::query("DELETE FROM tokens WHERE name = $1").bind(name).execute(&mut *tx).await?.rows_affected() == 0 {
-            return Ok(false);
+            return Ok(Removal::Unknown);
+        }
+        let left = "SELECT 1 FROM tokens WHERE role = 'administrator' AND pool IS NULL AND expires IS NULL LIMIT 1";
+        if sqlx::query(left).fetch_optional(&mut *tx).await?.is_none() {
+            return Ok(Removal::Last);
         }
         insert_audit(&mut tx, None, line).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(Removal::Done)
     }
 
     /// Forgets, at most `limit` of each, jobs of a pool that ended before `jobs`; its idempotency keys of before `keys`, and one-time tokens that were used before then.
@@ -506,6 +515,17 @@ impl Store {
         let row = sqlx::query(statement).bind(pool).bind(id.0).fetch_optional(&self.pool).await?;
         Ok(row.and_then(|row| row.get(0)))
     }
+}
+
+/// What came of forgetting a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Done,
+    /// There is none of that name.
+    Unknown,
+    /// It stays: no administrator's token that does not expire would be left.
+    Last,
 }
 
 /// A token, without its secret.

@@ -138,6 +138,38 @@ fn bad_input_is_a_clear_problem_and_changes_nothing() {
             ("PUT", "/pools/p/policy", reason(401), 422, "the reason has 401 characters; at most 400 are allowed"),
             ("PUT", "/pools/p/policy", json!({ "mode": "sometimes" }), 422, "unknown variant `sometimes`"),
             ("PUT", "/pools/p/settings", json!({ "updateWithin": 5 }), 422, "less than a second"),
+            // What is misspelt is not left out.
+            ("PUT", "/pools/p/settings", json!({ "updatewithin": 5000 }), 422, "unknown field `updatewithin`"),
+            ("PUT", "/pools/p/policy", json!({ "mode": "noUpdate", "reasons": "x" }), 422, "unknown field `reasons`"),
+            ("PUT", "/pools/p/policy", json!({ "mode": "normal", "reason": "x" }), 422, "unknown field `reason`"),
+            (
+                "POST",
+                "/pools/p/jobs",
+                json!({ "tasks": [{ "name": "Plain", "version": "1" }], "demand": ["gpu exists"] }),
+                422,
+                "unknown field `demand`",
+            ),
+            (
+                "POST",
+                "/pools/p/jobs",
+                json!({ "tasks": [{ "name": "Plain", "version": "1", "inputs": "x" }] }),
+                422,
+                "unknown field `inputs`",
+            ),
+            // What stands in the address is read like what stands in the body.
+            ("PUT", "/pools/p/tasks/T/1..2", json!({}), 422, "`1..2` is not a version"),
+            ("PUT", "/pools/p/tasks/%FF/1", json!({}), 422, "Invalid UTF-8"),
+            ("DELETE", "/pools/p/releases/v1", Value::Null, 422, "`v1` is not a version"),
+            ("GET", "/pools/p/jobs/one", Value::Null, 422, "`one`"),
+            ("GET", "/pools/p/jobs?cursor=one", Value::Null, 422, "cursor: invalid digit"),
+            ("GET", "/pools/p/agents?version=v1", Value::Null, 422, "`v1` is not a version"),
+            ("GET", "/pools/p/audit?limit=-1", Value::Null, 422, "limit: invalid digit"),
+            ("PUT", "/pools/p/tasks/%2E%2E/1", json!({}), 422, "the task cannot be named `..`"),
+            ("POST", "/pools", json!({ "name": "." }), 422, "the pool cannot be named `.`"),
+            // PostgreSQL has no such character in a text.
+            ("POST", "/pools/p/releases", release("4.0", "\0".into(), "0".repeat(128)), 422, "64 lower-case hexadecimal digits"),
+            ("DELETE", "/tokens/%00", Value::Null, 404, "there is no token of that name"),
+            ("DELETE", "/tokens/admin", Value::Null, 409, "the last token of an administrator"),
             ("POST", "/pools/p/jobs", job("NoSuchTask", "1"), 404, "there is no task `NoSuchTask`"),
             ("POST", "/pools/p/jobs", job("MyTask", "9"), 404, "task `MyTask` has no version 9; it has 1.2.3"),
             ("POST", "/pools/p/jobs", job("MyTask", "v1"), 422, "`v1` is not a version"),
@@ -176,6 +208,9 @@ fn bad_input_is_a_clear_problem_and_changes_nothing() {
             assert!(problem["detail"].as_str().unwrap().contains(words), "{method} {path} {body}: {problem}");
             assert_eq!((&problem["status"], problem["type"].as_str().is_some()), (&json!(status), true));
         }
+        // What was sent is quoted, not sent back whole.
+        let (status, problem) = admin.call("PUT", "/pools/p/policy", json!({ "mode": "x".repeat(1 << 20) }));
+        assert!(status == 422 && problem["detail"].as_str().unwrap().chars().count() == 1001, "{problem}");
         // Truncated, malformed, oversized.
         let sha256 = pool_controller::auth::hex(ring::digest::digest(&ring::digest::SHA256, b"whole package").as_ref());
         let (status, problem) = admin.upload(&format!("/files/{sha256}"), b"whole pack");
@@ -253,6 +288,11 @@ fn a_registration_token_registers_one_agent() {
         catalog(world);
         let made = world.admin().ok("POST", "/tokens", json!({ "name": "t", "role": "register", "pool": "p" }));
         let token = world.client(made["token"].as_str().unwrap());
+        // What can be no agent uses nothing up. An agent with the number of another for its name would be taken for that one.
+        for (name, words) in [("a b", "has the character ` `"), ("..", "cannot be named"), ("3", "is a number")] {
+            let (status, problem) = token.call("POST", "/pools/p/agents", json!({ "name": name, "version": "1.0" }));
+            assert!(status == 422 && problem["detail"].as_str().unwrap().contains(words), "{problem}");
+        }
         assert_eq!(token.call("POST", "/pools/p/agents", json!({ "name": "a", "version": "1.0" })).0, 201);
         for name in ["a", "b"] {
             let (status, problem) = token.call("POST", "/pools/p/agents", json!({ "name": name, "version": "1.0" }));
@@ -331,6 +371,13 @@ fn the_audit_table_only_grows() {
         for statement in ["UPDATE audit SET actor = 'somebody'", "DELETE FROM audit"] {
             let error = world.sql(statement).unwrap_err();
             assert!(error.contains("append-only"), "{error}");
+        }
+        // What would put another line in the place of one.
+        let line = "INSERT INTO audit (id, at, actor, action, detail) SELECT id, 0, 'a', 'b', 'c' FROM audit WHERE true";
+        for statement in
+            [line.replacen("INSERT", "INSERT OR REPLACE", 1), format!("{line} ON CONFLICT (id) DO UPDATE SET actor = 'x'")]
+        {
+            assert!(world.sql(&statement).is_err(), "{statement}");
         }
     });
 }

@@ -90,7 +90,7 @@ pub fn check(key: &str, value: &str) -> Result<(), DemandError> {
     if value.is_empty() {
         return Err(DemandError(format!("the value of `{}` is empty", shown(key))));
     }
-    if value.chars().any(char::is_control) {
+    if value.chars().any(crate::breaks_a_line) {
         return Err(DemandError(format!("the value of `{}` has control characters", shown(key))));
     }
     if key.len() > LONGEST || value.len() > LONGEST {
@@ -143,6 +143,7 @@ mod tests {
             "a =",
             "a b = c",
             "a = \u{7}",
+            "a = b\u{2028}c",
             "ä exists",
             &format!("a = {}", "x".repeat(257)),
         ] {

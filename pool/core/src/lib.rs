@@ -51,6 +51,12 @@ impl Millis {
     }
 }
 
+/// Whether a character would break one line into two, or is obeyed by a terminal.
+#[must_use]
+pub fn breaks_a_line(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// Who asked for something, as the audit table names them: a person's token, an agent, or the pool itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

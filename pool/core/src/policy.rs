@@ -70,7 +70,7 @@ impl FromStr for Reason {
         if length > LONGEST_REASON {
             return Err(ReasonError::TooLong { length });
         }
-        if let Some(c) = text.chars().find(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+        if let Some(c) = text.chars().find(|c| crate::breaks_a_line(*c)) {
             return Err(ReasonError::Control(c));
         }
         if text.trim().is_empty() {

@@ -1,10 +1,10 @@
 //! Agents, as people see and manage them.
 
-use super::{Api, Body, page};
+use super::{Api, Body, Path, Query, page};
 use crate::auth::Role;
 use crate::problem::Problem;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::agent::{Agent, AgentId, Update};
 use pool_core::decide;

@@ -1,13 +1,13 @@
 //! What a pool offers: releases, tasks, features.
 
-use super::{Api, Body, LONGEST_FILE, now, whole};
+use super::{Api, Body, LONGEST_FILE, Path, now, whole};
 use crate::auth::{self, Role, hex};
 use crate::problem::Problem;
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::Millis;
-use pool_core::catalog::{Feature, Release, Task};
+use pool_core::catalog::{Feature, Release, Task, is_hex};
 use pool_core::version::Version;
 use serde::Deserialize;
 
@@ -49,6 +49,9 @@ pub(super) async fn publish(
     Body(new): Body<NewRelease>,
 ) -> Result<(StatusCode, Json<Release>), Problem> {
     let (engine, actor) = api.enter(&headers, &pool, Role::Administrator).await?;
+    if !is_hex(&new.sha256, 64) {
+        return Err(Problem::invalid("the SHA-256 of a release is 64 lower-case hexadecimal digits"));
+    }
     let size = api.store.file_size(&new.sha256).await?;
     let size = size.ok_or_else(|| Problem::conflict("the package is not here yet: PUT /api/v1/files/{sha256} first"))?;
     let NewRelease { version, file, sha256, signature, notes } = new;

@@ -1,14 +1,16 @@
 //! Jobs.
 
-use super::{Api, Body, page, patience};
+use super::{Api, Body, Path, Query, page, patience};
 use crate::auth::{self, Role};
 use crate::engine::{After, Before, Engine, EngineError};
 use crate::problem::Problem;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use pool_core::job::{Job, JobId, Spec, Waiting};
+use pool_core::demand::Demand;
+use pool_core::job::{Job, JobId, Spec, TaskCall, Waiting};
 use pool_core::pool::Pool;
+use pool_core::version::Version;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
@@ -42,13 +44,43 @@ fn view(pool: &Pool, job: Job) -> View {
 /// Longest idempotency key.
 const LONGEST_KEY: usize = 255;
 
+/// A job as people write it: a demand that is misspelt is not one that is left out.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NewJob {
+    tasks: Vec<NewCall>,
+    #[serde(default)]
+    features: Vec<String>,
+    #[serde(default)]
+    demands: Vec<Demand>,
+    #[serde(default)]
+    wait_at_most: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NewCall {
+    name: String,
+    version: Version,
+    #[serde(default)]
+    input: String,
+}
+
+impl From<NewJob> for Spec {
+    fn from(NewJob { tasks, features, demands, wait_at_most }: NewJob) -> Self {
+        let call = |NewCall { name, version, input }| TaskCall { name, version, input };
+        Self { tasks: tasks.into_iter().map(call).collect(), features, demands, wait_at_most }
+    }
+}
+
 /// Submits a job. With an `Idempotency-Key` it may be sent again: the same job is the answer.
 pub(super) async fn submit(
     State(api): State<Api>,
     Path(pool): Path<String>,
     headers: HeaderMap,
-    Body(spec): Body<Spec>,
+    Body(new): Body<NewJob>,
 ) -> Result<(StatusCode, Json<View>), Problem> {
+    let spec = Spec::from(new);
     let (engine, actor) = api.enter(&headers, &pool, Role::Operator).await?;
     let before = match headers.get("idempotency-key") {
         None => Before::Nothing,

@@ -1,17 +1,17 @@
 //! What agents ask and say. An agent needs outgoing HTTP only: it asks, and the answer may take a while.
 
-use super::{Api, Body, now, patience};
+use super::{Api, Body, Path, Query, now, patience};
 use crate::auth::{self, Secret};
 use crate::engine::{After, Before, Engine, EngineError, Woken};
 use crate::problem::Problem;
 use axum::Json;
 use axum::body::Body as Content;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_core::agent::AgentId;
 use pool_core::job::{Attempt, JobId};
-use pool_core::pool::{Doing, Ended, Message, Refusal, Report};
+use pool_core::pool::{Doing, Ended, Message, Refusal, Report, check_registration};
 use pool_core::version::Version;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
@@ -39,6 +39,7 @@ pub(super) async fn register(
     if token.pool != Some(engine.id) {
         return Err(Problem::forbidden("this token registers in another pool"));
     }
+    check_registration(&registration.name, &registration.report)?;
     let key = Secret::generate("apak")?;
     let hash = key.hash();
     let id = engine

@@ -13,7 +13,8 @@ use crate::problem::Problem;
 use crate::store::Store;
 use axum::Router;
 use axum::body::HttpBody;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -26,6 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::RwLock;
+use tokio::time::{Instant, timeout_at};
 
 /// Longest body of a request, but for package files.
 pub const LONGEST_BODY: usize = 4 << 20;
@@ -35,6 +37,9 @@ pub const LONGEST_FILE: usize = 64 << 20;
 const LONGEST_PAGE: usize = 1000;
 /// Longest wait of a long poll.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Longest time that a package file may take to arrive; any other body has as long as a long poll.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(900);
 
 /// What handlers share.
 #[derive(Debug, Clone)]
@@ -155,7 +160,34 @@ async fn description() -> impl IntoResponse {
 async fn unstored(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Parts of the address, whose errors are problem documents.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|path| Self(path.0)).map_err(|rejection| Problem::invalid(rejection.body_text()))
+    }
+}
+
+/// What follows the question mark, whose errors are problem documents.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        query.map(|query| Self(query.0)).map_err(|rejection| Problem::invalid(rejection.body_text()))
+    }
 }
 
 /// A JSON body whose errors are problem documents with a place.
@@ -183,7 +215,10 @@ async fn whole(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut body = request.into_body();
     let mut bytes = Vec::new();
     let mut length = 0;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    let deadline = Instant::now() + if limit > LONGEST_BODY { LONGEST_UPLOAD } else { LONGEST_WAIT };
+    loop {
+        let frame = timeout_at(deadline, poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))).await;
+        let Some(frame) = frame.map_err(|_| Problem::malformed("the body came too slowly"))? else { break };
         let frame = frame.map_err(|_| Problem::malformed("the body ended early"))?;
         let Some(data) = frame.data_ref() else { continue };
         length += data.len();

@@ -1,16 +1,16 @@
 //! Pools: policy, deadlines, what people see first.
 
-use super::{Api, Body, page, patience};
+use super::{Api, Body, Path, Query, page, patience};
 use crate::auth::{self, Role};
 use crate::problem::Problem;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::Millis;
 use pool_core::catalog::check_name;
 use pool_core::decide;
 use pool_core::funnel::Funnel;
-use pool_core::policy::Mode;
+use pool_core::policy::{Mode, Reason};
 use pool_core::pool::{Audit, Head, Pool, Settings};
 use pool_core::version::Version;
 use serde::{Deserialize, Serialize};
@@ -114,12 +114,27 @@ pub(super) async fn show(State(api): State<Api>, Path(pool): Path<String>, heade
     Ok(Json(engine.read(move |state, now| summary(state, now, &pool, revision)).await?))
 }
 
+/// The policy as people write it: a member that is none was meant to be something.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "mode", deny_unknown_fields)]
+pub(super) enum NewMode {
+    Normal {},
+    NoUpdate {
+        #[serde(default)]
+        reason: Option<Reason>,
+    },
+}
+
 pub(super) async fn set_policy(
     State(api): State<Api>,
     Path(pool): Path<String>,
     headers: HeaderMap,
-    Body(mode): Body<Mode>,
+    Body(mode): Body<NewMode>,
 ) -> Result<Json<Summary>, Problem> {
+    let mode = match mode {
+        NewMode::Normal {} => Mode::Normal,
+        NewMode::NoUpdate { reason } => Mode::NoUpdate { reason },
+    };
     let (engine, actor) = api.enter(&headers, &pool, Role::Administrator).await?;
     engine
         .run(move |pool, now| {
@@ -131,12 +146,33 @@ pub(super) async fn set_policy(
     Ok(Json(engine.read(move |state, now| summary(state, now, &pool, revision)).await?))
 }
 
+/// The settings as people write them; what is left out has its default.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NewSettings {
+    offline_after: Option<u64>,
+    begin_within: Option<u64>,
+    update_within: Option<u64>,
+    lost_after: Option<u64>,
+    keep_jobs: Option<u64>,
+    keep_keys: Option<u64>,
+}
+
 pub(super) async fn set_settings(
     State(api): State<Api>,
     Path(pool): Path<String>,
     headers: HeaderMap,
-    Body(settings): Body<Settings>,
+    Body(new): Body<NewSettings>,
 ) -> Result<Json<Settings>, Problem> {
+    let default = Settings::default();
+    let settings = Settings {
+        offline_after: new.offline_after.unwrap_or(default.offline_after),
+        begin_within: new.begin_within.unwrap_or(default.begin_within),
+        update_within: new.update_within.unwrap_or(default.update_within),
+        lost_after: new.lost_after.unwrap_or(default.lost_after),
+        keep_jobs: new.keep_jobs.unwrap_or(default.keep_jobs),
+        keep_keys: new.keep_keys.unwrap_or(default.keep_keys),
+    };
     let (engine, actor) = api.enter(&headers, &pool, Role::Administrator).await?;
     engine.run(move |pool, now| pool.set_settings(now, &actor, settings)).await?;
     Ok(Json(settings))

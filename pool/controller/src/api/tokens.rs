@@ -1,11 +1,11 @@
 //! Tokens: who may ask at all.
 
-use super::{Api, Body, now};
+use super::{Api, Body, Path, now};
 use crate::auth::{self, REGISTER, Role, Secret};
 use crate::problem::Problem;
-use crate::store::Token;
+use crate::store::{Removal, Token};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::Millis;
 use pool_core::catalog::check_name;
@@ -76,15 +76,19 @@ pub(super) async fn list(State(api): State<Api>, headers: HeaderMap) -> Result<J
 
 pub(super) async fn remove(State(api): State<Api>, Path(name): Path<String>, headers: HeaderMap) -> Result<StatusCode, Problem> {
     let actor = auth::person(&api.store, &headers, None, Role::Administrator, now()).await?;
+    let unknown = || Problem::not_found("there is no token of that name");
+    check_name("token", &name).map_err(|_| unknown())?;
     let line = Audit {
         at: Millis(now().max(0).unsigned_abs()),
         actor: actor.to_string(),
         action: "token-removed".into(),
-        detail: format!("`{}`", name.chars().take(100).collect::<String>()),
+        detail: format!("`{name}`"),
     };
-    if api.store.remove_token(&name, &line).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(Problem::not_found("there is no token of that name"))
+    match api.store.remove_token(&name, &line).await? {
+        Removal::Done => Ok(StatusCode::NO_CONTENT),
+        Removal::Unknown => Err(unknown()),
+        Removal::Last => Err(Problem::conflict(
+            "this is the last token of an administrator of everything that does not expire: make another one first",
+        )),
     }
 }

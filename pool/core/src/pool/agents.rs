@@ -116,8 +116,7 @@ impl Pool {
     /// # Errors
     /// The name is taken or no name; a capability is none.
     pub fn register(&mut self, now: Millis, name: &str, report: Report) -> Result<AgentId, Refusal> {
-        check_name("agent", name).map_err(Refusal::Invalid)?;
-        check_capabilities(&report.capabilities)?;
+        check_registration(name, &report)?;
         if self.agents.named(name).is_some() {
             return Err(Refusal::Conflict(format!(
                 "an agent named `{name}` is registered already; remove it first if it is gone"
@@ -348,6 +347,18 @@ fn not_yours(job: JobId) -> Refusal {
     Refusal::Conflict(format!("job {} is not this agent's (any more)", job.0))
 }
 
+/// Whether an agent can be registered so, whatever the pool has: to be asked before a one-time token is used up.
+///
+/// # Errors
+/// The name is none, or a number, which would be taken for another agent's; a capability is none.
+pub fn check_registration(name: &str, report: &Report) -> Result<(), Refusal> {
+    check_name("agent", name).map_err(Refusal::Invalid)?;
+    if name.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Refusal::Invalid(format!("the name of the agent, `{name}`, is a number: agents have numbers besides")));
+    }
+    check_capabilities(&report.capabilities)
+}
+
 fn check_capabilities(capabilities: &Capabilities) -> Result<(), Refusal> {
     if capabilities.len() > MOST_CAPABILITIES {
         return Err(Refusal::Invalid(format!(
@@ -360,7 +371,7 @@ fn check_capabilities(capabilities: &Capabilities) -> Result<(), Refusal> {
 
 /// One line, not too long.
 fn cut(why: &str) -> String {
-    let line: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_WHY).collect();
+    let line: String = why.chars().map(|c| if crate::breaks_a_line(c) { ' ' } else { c }).take(LONGEST_WHY).collect();
     let line = line.trim();
     if line.is_empty() { "no reason was given".into() } else { line.into() }
 }

@@ -9,7 +9,7 @@ mod people;
 mod roster;
 mod schedule;
 
-pub use agents::{Doing, Ended, Message, Report};
+pub use agents::{Doing, Ended, Message, Report, check_registration};
 pub use people::{Settings, UpdateRequest};
 
 use crate::agent::{Agent, AgentId};
