@@ -257,6 +257,7 @@ pub fn begin(
 fn redirector(program: &str, config: Option<&Path>, err: &mut dyn Write) -> Next {
     // The first descriptors that this process has are those that it was given.
     let handed_over = inherit::take();
+    let is_service = !handed_over.is_empty();
     let (why, status) = match Config::load(config) {
         Ok((config, _)) => match server::run(handed_over, config) {
             Ok(()) => return Next::Exit(0),
@@ -265,8 +266,15 @@ fn redirector(program: &str, config: Option<&Path>, err: &mut dyn Write) -> Next
         Err(e) => (e.to_string(), config::EXIT_STATUS),
     };
     let _ = writeln!(err, "{why}");
+    if is_service {
+        // Who asked still waits in the queue of the socket, and the service manager starts the next one at once.
+        std::thread::sleep(BEFORE_THE_NEXT);
+    }
     Next::Exit(status)
 }
+
+/// How long a redirector that cannot begin puts off the next attempt.
+const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
 
 /// The first words that are not the daemon's: each has arguments of its own.
 const TOOLS: [&str; 2] = ["rules", "audit"];

@@ -3,12 +3,14 @@
 //! It outlives no daemon: it ends when the last line is closed, and what it has pinned stays in the kernel (S-03). The listening socket is
 //! the service manager's, so the next line starts it again, and it takes over what is pinned.
 
+use super::client::PATIENCE;
 use super::said::Said;
 use super::wire::{self, Reply, Request};
 use crate::config::Config;
 use crate::host::Host;
 use crate::host::exe_hash::ExeHashes;
 use crate::{cli, memory, redirection};
+use azure_proxy_agent_core::identity::{ExeFact, ProcessFacts};
 use log::Log as _;
 use redirect_ebpf::verify::{self, Examined};
 use redirect_ebpf::{Hierarchy, Pins, RedirectError, Redirector};
@@ -18,9 +20,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Most lines at a time: one for each question that is under way.
-const LINES: usize = 64;
+/// Most lines at a time: one for each question that is under way. A daemon needs a third of them; the others are questions that hang.
+pub(super) const LINES: usize = 64;
+/// Most looks at processes of one user that hang: anybody can make reading the arguments of a process of his own hang, in the kernel, for
+/// as long as he likes.
+pub(super) const HANGING: usize = 4;
 
 /// Loads the programs; another one for tests.
 type Load = dyn Fn() -> Result<Arc<dyn Redirector>, RedirectError> + Send + Sync;
@@ -33,7 +39,37 @@ pub(super) struct Server {
     /// Found when rules ask for it first.
     cgroups: OnceLock<Option<Hierarchy>>,
     exe_hashes: ExeHashes,
+    looks: Looks,
     said: Arc<Said>,
+}
+
+/// Looks at processes that are under way: of which user, since when.
+#[derive(Default)]
+pub(super) struct Looks(Mutex<Vec<(u32, Instant)>>);
+
+impl Looks {
+    /// Looks, unless too many at this user's processes hang: longer than `overdue`, so that nobody waits for them.
+    pub(super) fn look(&self, user: u32, overdue: Duration, look: impl FnOnce() -> Examined) -> Examined {
+        let begun = Instant::now();
+        let mut all = self.lock();
+        if all.iter().filter(|(whose, since)| *whose == user && begun.duration_since(*since) >= overdue).count() >= HANGING {
+            drop(all);
+            log::debug!("A process of user {user} was not looked at: {HANGING} others of the same user hang");
+            return Examined { facts: ProcessFacts { exe: ExeFact::Gone, cmdline: None }, exe: None };
+        }
+        all.push((user, begun));
+        drop(all);
+        let examined = look();
+        let mut all = self.lock();
+        if let Some(at) = all.iter().position(|one| *one == (user, begun)) {
+            all.swap_remove(at);
+        }
+        examined
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(u32, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -91,6 +127,9 @@ pub(super) fn serve(listener: &OwnedFd, server: &Arc<Server>, over: impl Fn() + 
         }
         let mut count = lines.lock().unwrap_or_else(PoisonError::into_inner);
         if *count >= LINES {
+            // For ever, perhaps. Who is started anew takes over what is pinned, and has all lines free.
+            log::error!("The redirector ends, because all of its lines are taken by questions that hang");
+            over();
             continue;
         }
         *count += 1;
@@ -123,7 +162,15 @@ pub(super) enum End {
 impl Server {
     /// `pins`: where an earlier agent may have left something; `said`: what waits for the log.
     pub(super) fn new(load: Box<Load>, pins: Option<PathBuf>, said: Arc<Said>) -> Self {
-        Self { load, pins, state: Mutex::default(), cgroups: OnceLock::new(), exe_hashes: ExeHashes::default(), said }
+        Self {
+            load,
+            pins,
+            state: Mutex::default(),
+            cgroups: OnceLock::new(),
+            exe_hashes: ExeHashes::default(),
+            looks: Looks::default(),
+            said,
+        }
     }
 
     /// Answers until the other side has gone, or sends what is no question.
@@ -157,7 +204,7 @@ impl Server {
 
     pub(super) fn answer(&self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> (Reply, Option<OwnedFd>) {
         if let Request::Examine(record) = request {
-            let Examined { facts, exe } = verify::examine(record);
+            let Examined { facts, exe } = self.looks.look(record.uid, PATIENCE, || verify::examine(record));
             return (Reply::Facts(facts), exe);
         }
         let reply = match request {

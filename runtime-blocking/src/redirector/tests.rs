@@ -1,13 +1,14 @@
 use super::client::{Client, Remote};
-use super::server::{End, Server, serve};
+use super::server::{End, HANGING, LINES, Looks, Server, serve};
 use super::wire::{self, Reply, Request};
 use crate::host::exe_hash::ExeHashes;
 use crate::host::scratch::Scratch;
 use crate::host::tests::record;
 use azure_proxy_agent_core::identity::{ExeFact, ExeHash, ExeId, KernelRecord, PerDestination, ProcessFacts, Route, TargetMode};
+use redirect_ebpf::verify::Examined;
 use redirect_ebpf::{MemoryRedirector, RedirectError, Redirector, verify};
 use rustix::net::{
-    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, shutdown, socket_with,
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, shutdown, socket_with,
 };
 use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// Every member differs from the others and from nothing.
 fn full_record(route: Route) -> KernelRecord {
@@ -113,7 +115,7 @@ fn what_is_sent_is_what_is_received_and_nothing_else_is() {
 struct Place {
     listener: OwnedFd,
     client: Arc<Client>,
-    _folder: Scratch,
+    folder: Scratch,
 }
 
 impl Place {
@@ -124,7 +126,13 @@ impl Place {
         bind(&listener, &SocketAddrUnix::new(&path).expect("short")).expect("bound");
         listen(&listener, 16).expect("listens");
         let client = Client::new(Some(path.as_os_str())).expect("an address").expect("a client");
-        Self { listener, client, _folder: folder }
+        Self { listener, client, folder }
+    }
+
+    /// Another client, one without patience.
+    fn hasty(&self) -> Arc<Client> {
+        let path = self.folder.path().join("socket");
+        Arc::new(Client::with_patience(path.as_os_str(), Duration::from_millis(200)).expect("an address"))
     }
 
     /// Accepts one line and answers on it.
@@ -265,7 +273,7 @@ fn i27_i28_a_process_is_examined_by_the_other_process_with_the_same_result() {
 #[test]
 fn px23_i16_without_a_redirector_nobody_is_anybody() {
     let place = Place::new();
-    let Place { listener, client, _folder } = place;
+    let Place { listener, client, folder: _folder } = place;
     drop(listener);
     assert!(client.succeeds().is_err());
     assert!(client.exempt(UdpSocket::bind("127.0.0.1:0").expect("a socket").as_fd()).is_err());
@@ -273,6 +281,119 @@ fn px23_i16_without_a_redirector_nobody_is_anybody() {
     let facts = client.examine(&full_record(Route::Redirected)).facts;
     assert_eq!(facts, ProcessFacts { exe: ExeFact::Gone, cmdline: None });
     assert_eq!(client.cgroup_path(1), None);
+}
+
+/// PX-23: a redirector that hangs keeps nobody waiting for ever: the thread that serves everybody asks once, and denies the others at once.
+#[test]
+fn px23_a_redirector_that_hangs_is_not_waited_for_by_each_caller() {
+    let place = Place::new();
+    let client = place.hasty();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for _ in 0..20 {
+        let refused = client.exempt(socket.as_fd()).expect_err("nobody answers").to_string();
+        assert_eq!(refused, "the redirector does not answer");
+    }
+    rustix::io::ioctl_fionbio(&place.listener, true).expect("set");
+    let mut lines = 0;
+    while accept_with(&place.listener, SocketFlags::CLOEXEC).is_ok() {
+        lines += 1;
+    }
+    assert!((1..20).contains(&lines), "{lines} times");
+}
+
+/// S-03, PX-23: taking over may take longer than a caller can be kept waiting. It goes on, once, and callers are nobody until then.
+#[test]
+fn s03_px23_nobody_waits_for_a_redirector_that_loads_for_long() {
+    let memory = Arc::<MemoryRedirector>::default();
+    let place = Place::new();
+    let client = place.hasty();
+    let asking = thread::spawn(move || client.load().expect("loaded"));
+    let (first, _) = server(&memory);
+    let end = place.line(&first);
+    let remote = asking.join().expect("loaded");
+    end();
+
+    let (go, wait) = channel::<()>();
+    let (wait, loads) = (Mutex::new(wait), Arc::<AtomicUsize>::default());
+    let (its, counted) = (Arc::clone(&memory), Arc::clone(&loads));
+    let load = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let _ = wait.lock().map(|wait| wait.recv());
+        Ok(Arc::clone(&its) as Arc<dyn Redirector>)
+    };
+    let second = Arc::new(Server::new(Box::new(load), None, Arc::default()));
+    let listener = place.listener.try_clone().expect("another descriptor");
+    thread::spawn(move || serve(&listener, &second, || ()));
+    let caller = TcpListener::bind("127.0.0.1:0").expect("a port");
+    for _ in 0..5 {
+        assert!(remote.identify(caller.as_fd()).is_err(), "still loading");
+    }
+    assert_eq!(memory.heartbeats(), 0);
+    go.send(()).expect("it waits");
+    while remote.heartbeat().is_err() {
+        thread::yield_now();
+    }
+    assert_eq!((loads.load(Ordering::Relaxed), memory.heartbeats()), (1, 1));
+}
+
+/// I-31: who makes looking at his processes hang is not looked at any more. Others are.
+#[test]
+fn i31_looks_that_hang_are_the_trouble_of_their_user() {
+    let looks = Looks::default();
+    let gone = || Examined { facts: ProcessFacts { exe: ExeFact::Gone, cmdline: None }, exe: None };
+    let seen = || Examined { facts: ProcessFacts { exe: ExeFact::Gone, cmdline: Some(b"seen".to_vec()) }, exe: None };
+    let looked = |user, overdue| looks.look(user, overdue, seen).facts.cmdline.is_some();
+    thread::scope(|scope| {
+        let (hangs, hanging) = channel();
+        let mut ends = Vec::new();
+        for _ in 0..HANGING {
+            let (end, wait) = channel::<()>();
+            let (looks, hangs) = (&looks, hangs.clone());
+            scope.spawn(move || {
+                looks.look(1000, Duration::ZERO, || {
+                    hangs.send(()).expect("somebody listens");
+                    let _ = wait.recv();
+                    gone()
+                })
+            });
+            hanging.recv().expect("it hangs");
+            ends.push(end);
+        }
+        assert!(!looked(1000, Duration::ZERO), "too many hang");
+        assert!(looked(1001, Duration::ZERO), "another user");
+        assert!(looked(1000, Duration::from_secs(3600)), "they may still answer in time");
+    });
+    assert!(looked(1000, Duration::ZERO), "none hangs any more");
+}
+
+/// S-03: when all lines hang nobody could ask any more; who is started instead can be asked.
+#[test]
+fn s03_a_redirector_without_a_free_line_ends() {
+    let place = Place::new();
+    let (listener, (server, _)) = (place.listener.try_clone().expect("another descriptor"), server(&Arc::default()));
+    let (sender, over) = channel();
+    let sender = Arc::new(Mutex::new(sender));
+    thread::spawn(move || {
+        serve(&listener, &server, move || {
+            let _ = sender.lock().map(|sender| sender.send(()));
+        })
+    });
+    let address = SocketAddrUnix::new(place.folder.path().join("socket")).expect("short");
+    let line = || {
+        let line = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket");
+        connect(&line, &address).expect("connected");
+        line
+    };
+    let mut lines = Vec::new();
+    for _ in 0..LINES {
+        let line = line();
+        wire::send(line.as_fd(), &Request::Succeeds.encode(), None).expect("sent");
+        assert!(wire::receive(line.as_fd(), 64).expect("answered").is_some());
+        lines.push(line);
+    }
+    assert!(over.try_recv().is_err(), "so many are served");
+    let _one_more = line();
+    over.recv().expect("it is over");
 }
 
 /// S-03: the lock goes with the redirector, so it must not stay longer than its daemon.
