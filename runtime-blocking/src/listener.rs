@@ -89,10 +89,16 @@ fn is_ours(socket: BorrowedFd<'_>, redirector: Option<&Client>) -> Result<(), St
         return Err("it does not listen".into());
     }
     // Older kernels tell only who may configure the network.
-    let ours = Host::is_in_our_network(socket).or_else(|e| match redirector {
-        None => Err(e.to_string()),
-        Some(redirector) => redirector.is_ours(socket).map_err(|e| e.to_string()),
-    });
+    let ours = match (Host::is_in_our_network(socket), redirector) {
+        (Ok(ours), _) => Ok(ours),
+        (Err(e), None) => Err(e.to_string()),
+        (Err(_), Some(redirector)) => match redirector.is_ours(socket) {
+            Ok(Some(ours)) => Ok(ours),
+            // Without whom nobody can be told apart, wherever he comes from: he gets his refusal instead of waiting in the queue.
+            Ok(None) => return Ok(()),
+            Err(e) => Err(e.to_string()),
+        },
+    };
     match ours {
         Ok(true) => Ok(()),
         Ok(false) => Err("it belongs to another network namespace".into()),

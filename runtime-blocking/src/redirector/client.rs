@@ -74,9 +74,17 @@ impl Client {
         self.yes(&Request::Exempt, Some(socket)).map(drop)
     }
 
-    /// Whether a socket belongs to the machine's network.
-    pub(crate) fn is_ours(&self, socket: BorrowedFd<'_>) -> Result<bool, RedirectError> {
-        self.yes(&Request::IsOurs, Some(socket))
+    /// Whether a socket belongs to the machine's network; `None` if nobody can be asked.
+    pub(crate) fn is_ours(&self, socket: BorrowedFd<'_>) -> Result<Option<bool>, RedirectError> {
+        match self.call(&Request::IsOurs, Some(socket)) {
+            Ok((Reply::Done, _)) => Ok(Some(true)),
+            Ok((Reply::None, _)) => Ok(Some(false)),
+            Ok((other, _)) => Err(failure(other)),
+            Err(e) => {
+                log::warn!("Whether the listener belongs to this network cannot be told: {e}");
+                Ok(None)
+            }
+        }
     }
 
     /// As [`examine`](redirect_ebpf::verify::examine). What cannot be asked is as good as gone.

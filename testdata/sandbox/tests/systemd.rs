@@ -19,6 +19,7 @@ use support::{PATIENCE, Runtime, copy_program, on_both_runtimes, text, until};
 on_both_runtimes!(
     the_listener_outlives_the_agent,
     a_listener_that_was_handed_over_is_served,
+    without_a_redirector_the_listener_is_served_nevertheless,
     what_is_not_our_listener_is_closed,
     the_listener_of_a_running_agent_is_not_served_twice,
     it_says_how_it_is,
@@ -137,6 +138,25 @@ fn a_listener_that_was_handed_over_is_served(runtime: Runtime) {
     assert!(!boot.told(&agent).contains(&"FDSTORE=1".to_owned()), "the socket unit has it");
     let environment = fs::read(format!("/proc/{}/environ", agent.id())).unwrap();
     assert!(String::from_utf8_lossy(&environment).contains("LISTEN_FDS=1"), "it was told by the environment");
+}
+
+/// S-05, PX-23: as under the packaged units, when the redirector cannot be started. Callers are refused and the status says why; the
+/// service manager's listener cannot be made a second time.
+fn without_a_redirector_the_listener_is_served_nevertheless(runtime: Runtime) {
+    let mut boot = Boot::new(runtime);
+    let nowhere = boot.sandbox.directory().join("nobody");
+    boot.options.environment.push(("REDIRECTOR_SOCKET".into(), nowhere.display().to_string()));
+    boot.options = boot.options.until(Ready::Listening);
+    boot.inside(|| boot.manager.keep("unit", TcpListener::bind(LISTENER).unwrap().into()));
+    let agent = boot.start();
+    boot.says("The listener comes from the service manager");
+    boot.hears(&agent, "READY=1");
+    boot.says("Failed to start the redirector: the redirector cannot be asked");
+    let root = Caller::root(&boot.sandbox);
+    let mut wire = root.try_connect(LISTENER).expect("somebody listens");
+    wire.try_send("GET /rules HTTP/1.1\r\nHost: h\r\nMetadata: true\r\n\r\n").unwrap();
+    let answer = wire.try_answer(false).unwrap();
+    assert!((400..500).contains(&answer.status), "{}", answer.status);
 }
 
 /// Anything else than a TCP listener on 127.0.0.1:3080 of this network is closed, in words, and the agent makes its own.
