@@ -219,6 +219,12 @@ fn bad_input_is_a_clear_problem_and_changes_nothing() {
         assert!(status == 400 && problem["detail"].as_str().unwrap().contains("line 1 column"), "{problem}");
         let (status, problem) = admin.raw("POST", "/pools/p/jobs", &format!("\"{}\"", "x".repeat(10 << 20)));
         assert_eq!((status, problem["type"].as_str()), (413, Some("/problems/too-large")), "{problem}");
+        // What is long is read of those who are known, persons and agents, and of nobody else.
+        let long = "x".repeat(1 << 20);
+        assert_eq!(world.client("apat_0000").raw("POST", "/pools/p/jobs", &long).0, 401);
+        assert_eq!(world.client("apat_0000").raw("POST", &format!("/pools/p/agents/{id}/poll"), &long).0, 401);
+        assert_eq!(admin.raw("POST", "/pools/p/jobs", &long).0, 400);
+        assert_eq!(agent.raw("POST", &format!("/pools/p/agents/{id}/poll"), &long).0, 400);
         // Wrong words of an agent.
         let at = |rest: &str| format!("/pools/p/agents/{id}{rest}");
         for (path, body, status) in [

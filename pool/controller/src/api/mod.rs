@@ -20,6 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use pool_core::Actor;
+use pool_core::agent::AgentId;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -31,6 +32,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Longest body of a request, but for package files.
 pub const LONGEST_BODY: usize = 4 << 20;
+/// Longest body of somebody whom nobody knows: what many such send at once must not fill the memory.
+const SHORT_BODY: u64 = 64 << 10;
 /// Longest package file.
 pub const LONGEST_FILE: usize = 64 << 20;
 /// Most entries of a page.
@@ -85,6 +88,22 @@ impl Api {
         let mut engines: Vec<Engine> = self.engines.read().await.values().cloned().collect();
         engines.sort_by(|a, b| a.name.cmp(&b.name));
         engines
+    }
+
+    /// Whether somebody whom we know presents a secret; what he may is asked later.
+    async fn knows(&self, headers: &HeaderMap, path: &str) -> Result<(), Problem> {
+        let hash = auth::hash(auth::bearer(headers)?);
+        if self.store.token(&hash).await?.is_some() {
+            return Ok(());
+        }
+        let unknown = || Problem::unauthenticated("the token is unknown or has expired");
+        let mut segments = path.strip_prefix("/api/v1/pools/").ok_or_else(unknown)?.split('/');
+        let (Some(pool), Some("agents"), Some(agent)) = (segments.next(), segments.next(), segments.next()) else {
+            return Err(unknown());
+        };
+        let id = AgentId(agent.parse().map_err(|_| unknown())?);
+        let engine = self.engine(pool).await.map_err(|_| unknown())?;
+        auth::agent(&self.store, &engine, headers, id).await
     }
 
     /// A pool, and who asks for it.
@@ -194,10 +213,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        if request.body().size_hint().upper().is_none_or(|length| length > SHORT_BODY)
+            && let Err(problem) = api.knows(request.headers(), request.uri().path()).await
+        {
+            // Read, so that the answer is heard, and not kept.
+            let _ = whole(request, 0).await;
+            return Err(problem);
+        }
         let bytes = whole(request, LONGEST_BODY).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|e| match e.classify() {
             // The shape is right, and what stands in it is not: a version, a demand, a reason.
