@@ -58,7 +58,7 @@ Examples:
   azure-proxy-agent-pool agent update production --all
   azure-proxy-agent-pool release sign agent.deb --release-version 0.2.0 --key release.key
 
-Exit codes: 0 done, 1 refused or failed (a job that was waited for), 2 wrong call, 3 no controller or no
+Exit codes: 0 done, 1 refused, or the job that is shown has failed, 2 wrong call, 3 no controller or no
 permission, 4 still waiting when --wait ended.";
 
 /// A command.
@@ -157,6 +157,11 @@ fn at(pool: &str, rest: &str) -> String {
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value["items"].as_array().into_iter().flatten()
+}
+
+/// `1 agent`, `2 agents`.
+fn count(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 fn word(value: &Value, member: &str) -> String {

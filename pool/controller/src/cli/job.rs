@@ -142,12 +142,17 @@ fn shown(job: Value, waited: bool) -> Done {
     text.push('\n');
     match job["waiting"]["for"].as_str() {
         Some("agent") => {
-            text += &format!(
-                "waits for one of {} agents, {} of them online\n",
-                job["waiting"]["satisfying"], job["waiting"]["online"]
-            )
+            text += &match (job["waiting"]["satisfying"].as_u64(), job["waiting"]["online"].as_u64()) {
+                (Some(1), Some(0)) => "waits for the only agent that would do, which is offline\n".into(),
+                (Some(1), _) => "waits for the only agent that would do, which is online\n".into(),
+                _ => format!(
+                    "waits for one of {} agents, {} of them online\n",
+                    job["waiting"]["satisfying"], job["waiting"]["online"]
+                ),
+            }
         }
         Some("update") => text += &format!("waits for the update of agent {}\n", job["waiting"]["agent"]),
+        Some(_) if job["waiting"]["agents"] == 1 => text += "waits for the only agent that could update\n",
         Some(_) => text += &format!("waits for one of {} agents that could update\n", job["waiting"]["agents"]),
         None => {}
     }

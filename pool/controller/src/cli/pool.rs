@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::table::{self, Table};
-use super::{Done, Failure, at, items, word};
+use super::{Done, Failure, at, count, items, word};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -160,19 +160,22 @@ fn glance(value: &Value) -> String {
     };
     text += &format!("agents     {}\n", counts("states"));
     if let (Some(newest), Some(behind)) = (value["newestRelease"].as_str(), value["behind"].as_u64()) {
-        text += &format!("release    {newest} is the newest; {behind} agents do not run it\n");
+        text += &format!(
+            "release    {newest} is the newest; {} not run it\n",
+            if behind == 1 { "1 agent does".into() } else { format!("{behind} agents do") }
+        );
     }
     text += &format!("jobs       {}\n", counts("jobs"));
     for demanded in value["funnel"]["demanded"].as_array().into_iter().flatten() {
         let n = |member: &str| demanded[member].as_u64().unwrap_or(0);
         text += &format!(
-            "waiting    {} jobs for agents of {} or later ({} of {} agents), the oldest for {} s; {} others sit idle\n",
-            n("waiting"),
+            "waiting    {} for agents of {} or later ({} of {}), the oldest for {} s; {}\n",
+            count(n("waiting"), "job"),
             word(demanded, "version"),
             n("satisfying"),
-            n("agents"),
+            count(n("agents"), "agent"),
             n("longestWait") / 1000,
-            n("idleBelow")
+            if n("idleBelow") == 1 { "1 other sits idle".into() } else { format!("{} others sit idle", n("idleBelow")) }
         );
     }
     text

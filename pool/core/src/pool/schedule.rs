@@ -60,7 +60,7 @@ impl Pool {
                             now,
                             &by,
                             "update",
-                            format!("agent {} to {to}, because no agent has the version that it demands", agent.0),
+                            format!("agent {} to {to}, because no agent that would do has the version that it demands", agent.0),
                         );
                         self.change(agent, |agent| agent.update = Update::Asked { to, by, force: false, at: now });
                     }

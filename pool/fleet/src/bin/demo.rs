@@ -87,7 +87,7 @@ fn show(folder: &Path, tour: bool, over: &AtomicBool) -> Result<bool> {
         let token = fs::read_to_string(demo.controllers.token_file())?;
         let tools = programs.controller.parent().unwrap_or(Path::new("/"));
         say!("  page    {url}\n  token   {}   (administrator)\n", token.trim());
-        say!("Or the command line, in another terminal:\n");
+        say!("Or the command line, in another terminal (as root):\n");
         say!(
             "  export PATH={}:$PATH POOL_SERVER={} POOL_TOKEN_FILE={}",
             tools.display(),
@@ -98,7 +98,7 @@ fn show(folder: &Path, tour: bool, over: &AtomicBool) -> Result<bool> {
             (format!("pool policy {POOL} no-update --reason '{REASON}'"), "jobs make nobody update any more"),
             (format!("job submit {POOL} --task {DEMANDING} --wait 60"), "needs a newer agent: fails at once, and says why"),
             (format!("agent update {POOL} {}", MACHINES[0]), "by hand it goes through"),
-            (format!("agent list {POOL}"), "watch it: some seconds"),
+            (format!("agent list {POOL}"), "watch it, until it is online again"),
             (format!("job submit {POOL} --task {DEMANDING} --wait 60"), "now one has it"),
             (format!("pool policy {POOL} normal"), "the other way: jobs may make agents update"),
             (
