@@ -109,7 +109,7 @@ fn show(folder: &Path, tour: bool, over: &AtomicBool) -> Result<bool> {
         ] {
             say!("  azure-proxy-agent-pool {words:<80} # {why}");
         }
-        say!("\nCtrl-C ends it, and leaves nothing behind.");
+        say!("\nCtrl-C ends it, and leaves nothing behind. (make then says `Interrupt`; that is all right.)");
         while !over.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(100));
         }
