@@ -96,7 +96,10 @@ pub enum Command {
 pub fn run(cli: &Cli) -> ExitCode {
     if let Command::Completions { shell } = &cli.command {
         let mut command = <Cli as clap::CommandFactory>::command();
-        clap_complete::generate(*shell, &mut command, "azure-proxy-agent-pool", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut command, "azure-proxy-agent-pool", &mut script);
+        // A reader that has gone (`| head`) has what it wants.
+        let _ = std::io::stdout().write_all(&script);
         return ExitCode::SUCCESS;
     }
     let done = match &cli.command {

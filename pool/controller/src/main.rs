@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // A reader that has gone (`| head`) ends us in silence, as it ends other commands.
     match Cli::parse() {
         Cli { command: Command::Serve(options), .. } => {
             log(options.log_json);

@@ -35,3 +35,11 @@ fn a_certificate_without_its_key_or_one_that_is_none_is_told() {
     let (code, said, _) = serve(&["--listen", "127.0.0.1:0", "--tls-certificate", "/dev/null", "--tls-key", "/dev/null"]);
     assert!(code == Some(1) && said.contains("/dev/null and /dev/null: "), "{code:?} {said}");
 }
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let mut completions = Command::new(env!("CARGO_BIN_EXE_azure-proxy-agent-pool"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert!(completions.args(["completions", "bash"]).stdout(writer).status().unwrap().success());
+}
