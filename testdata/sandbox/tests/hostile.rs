@@ -117,7 +117,9 @@ fn smuggled_requests(runtime: Runtime) {
                 assert_eq!(answer.is_marked(), forwarded, "{name}: {answer:?}");
                 assert!(forwarded || answer.status.to_string() == entry.expect, "{name}: {}, not {answer:?}", entry.expect);
             }
-            assert_eq!(wire.end(), End::Closed, "{name}");
+            // Who gets no answer is not waited for: what he sends after the end meets a closed socket.
+            let end = wire.end();
+            assert!(end == End::Closed || entry.expect == "close" && end == End::Reset, "{name}: {end:?}");
             let seen = calm.world.seen();
             assert_eq!(seen.len(), usize::from(forwarded), "{name}: {seen:#?}");
             assert!(seen.iter().all(|r| r.verified == "signed"), "{name}: {seen:#?}");
